@@ -1,0 +1,68 @@
+//! What ends a build, with the vertex and the place in the definition.
+
+use std::path::PathBuf;
+
+use crate::diagnostic::Diagnostic;
+use crate::graph::SourceLocation;
+
+/// Why a build ended.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The definition has problems.
+    #[error("{}", .0.iter().find(|d| d.severity == crate::diagnostic::Severity::Error).map_or("the build definition has errors", |d| &d.message))]
+    Definition(Vec<Diagnostic>),
+    /// A step failed.
+    #[error("{cause}")]
+    Step {
+        /// Its name in the progress.
+        name: String,
+        /// Where it stands.
+        location: Option<SourceLocation>,
+        /// Last lines of its output.
+        log_tail: Vec<u8>,
+        /// Where its whole output is.
+        log_path: Option<PathBuf>,
+        /// Why.
+        cause: StepError,
+    },
+    /// The build was cancelled.
+    #[error("canceled")]
+    Cancelled,
+    /// Results could not be written.
+    #[error("cannot export: {0}")]
+    Export(String),
+    /// The store can't be used.
+    #[error("{0}")]
+    Store(String),
+    /// A fault of rbuild itself.
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StepError {
+    /// Its process ended with another status than 0.
+    #[error("process {process:?} did not complete successfully: exit code: {code}")]
+    ExitCode {
+        /// Program and arguments, joined by blanks; secrets masked.
+        process: String,
+        /// The status; 128 + n for signal n.
+        code: i32,
+    },
+    /// Everything else: a fragment that says what, where and what to do.
+    #[error("{message}")]
+    Other {
+        /// The whole message.
+        message: String,
+        /// What to do.
+        help: Option<String>,
+    },
+}
+
+impl StepError {
+    /// A failure without advice.
+    pub fn other(message: impl Into<String>) -> Self {
+        Self::Other { message: message.into(), help: None }
+    }
+}

@@ -1,0 +1,142 @@
+//! The wall between a build language and the engine: compilation is a pure function that says what it lacks until it lacks nothing.
+//!
+//! [`Frontend::compile`] is called with what has been resolved so far; it returns either further [`Need`]s, which the engine resolves in
+//! parallel, or a graph. The rounds are bounded ([`MAX_ROUNDS`]).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::diagnostic::Diagnostic;
+use crate::graph::{Graph, ImageLocation, SourceText, VertexId};
+use crate::oci::{DiffId, ImageDocument, Platform, Reference, Sha256Digest};
+
+/// Most rounds of needs: FROM, ONBUILD, COPY --from in triggers and named contexts each add one; more is a cycle.
+pub const MAX_ROUNDS: usize = 16;
+
+/// Compiles a build definition.
+pub trait Frontend: Send + Sync {
+    /// Pure: equal inputs, equal result.
+    ///
+    /// # Errors
+    /// All problems found; at least one is an error.
+    fn compile(&self, resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>>;
+}
+
+/// What a compilation comes to.
+#[derive(Debug)]
+pub enum Compilation {
+    /// Resolve these and call again. Never empty, never something that was resolved before.
+    Needs(Vec<Need>),
+    /// Everything is known.
+    Ready(Box<Compiled>),
+}
+
+/// Something only the engine can bring.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Need {
+    /// Manifest and config of an image for a platform.
+    Image {
+        /// Which.
+        reference: Reference,
+        /// Where.
+        location: NeedLocation,
+        /// For which platform.
+        platform: Platform,
+    },
+    /// A file of a context, such as the Dockerfile in a git repository; absent is an answer.
+    File {
+        /// `context` or a named context.
+        context: String,
+        /// Path inside.
+        path: String,
+    },
+}
+
+/// Where a needed image is ([`ImageLocation`], orderable).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum NeedLocation {
+    /// A registry or the local store.
+    Registry,
+    /// A layout directory, absolute.
+    OciLayout(String),
+}
+
+impl From<NeedLocation> for ImageLocation {
+    fn from(location: NeedLocation) -> Self {
+        match location {
+            NeedLocation::Registry => Self::Registry,
+            NeedLocation::OciLayout(path) => Self::OciLayout { path },
+        }
+    }
+}
+
+/// What has been resolved so far.
+#[derive(Debug, Clone, Default)]
+pub struct Resolved {
+    /// Answers by need. A failed image is an answer too: the frontend reports it at the line that named it.
+    pub answers: BTreeMap<Need, Answer>,
+}
+
+/// The answer to one need.
+#[derive(Debug, Clone)]
+pub enum Answer {
+    /// An image.
+    Image(Arc<ResolvedImage>),
+    /// A file's content; none if it is absent.
+    File(Option<Arc<[u8]>>),
+    /// It could not be resolved: the reason, as a fragment.
+    Failed(String),
+}
+
+/// A resolved image.
+#[derive(Debug, Clone)]
+pub struct ResolvedImage {
+    /// Digest of the manifest for the platform.
+    pub manifest: Sha256Digest,
+    /// Its diff IDs, bottom first.
+    pub diff_ids: Vec<DiffId>,
+    /// Its config.
+    pub config: ImageDocument,
+    /// The platform it says it is for.
+    pub platform: Platform,
+}
+
+/// A compiled build.
+#[derive(Debug)]
+pub struct Compiled {
+    /// The operations.
+    pub graph: Graph,
+    /// One image a platform, in the order asked for.
+    pub targets: Vec<TargetImage>,
+    /// Findings that don't stop the build.
+    pub warnings: Vec<Diagnostic>,
+    /// Files that were read.
+    pub sources: Vec<Arc<SourceText>>,
+}
+
+/// An image to assemble.
+#[derive(Debug)]
+pub struct TargetImage {
+    /// For which platform.
+    pub platform: Platform,
+    /// Whose tree; none for an image without layers.
+    pub vertex: Option<VertexId>,
+    /// Its config: `rootfs`, `created` and the times of new history entries are filled in at the end.
+    pub config: ImageDocument,
+    /// History in order. Base entries first, as they came.
+    pub history: Vec<HistoryEntry>,
+}
+
+/// One entry of a target's history.
+#[derive(Debug, Clone)]
+pub enum HistoryEntry {
+    /// Taken over from the base image, untouched.
+    Base(crate::oci::History),
+    /// Made by this build.
+    New {
+        /// `created_by` as in `features.md` A13.2.
+        created_by: String,
+        /// The vertex whose layer it is; none for metadata.
+        vertex: Option<VertexId>,
+    },
+}

@@ -1,0 +1,169 @@
+//! What to build, said once and whole. Parsed by the caller; nothing below reads flags, environment or home directories.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::frontend::Frontend;
+use crate::oci::{Platform, Reference, Sha256Digest};
+use crate::secret::Secret;
+
+/// One build.
+pub struct BuildRequest {
+    /// What compiles the definition (holds the Dockerfile, the arguments, the target).
+    pub frontend: Arc<dyn Frontend>,
+    /// Local directories by name: `context` is the main one.
+    pub contexts: BTreeMap<String, LocalContext>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Agent sockets by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// Where results go; none keeps them in the store.
+    pub outputs: Vec<Output>,
+    /// Names of the image.
+    pub tags: Vec<Reference>,
+    /// Entitlements granted.
+    pub allow: Vec<Entitlement>,
+    /// Seconds since 1970 (`SOURCE_DATE_EPOCH`).
+    pub source_date_epoch: Option<i64>,
+    /// What becomes of times in new layers; none: clamp if there is an epoch, else keep.
+    pub timestamps: Option<Timestamps>,
+    /// Re-resolve images even when the store knows them.
+    pub pull: bool,
+    /// Default network of RUN.
+    pub network: crate::graph::Network,
+    /// Annotations of manifests.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// A directory that the build may copy from.
+#[derive(Debug, Clone)]
+pub struct LocalContext {
+    /// Absolute.
+    pub path: PathBuf,
+    /// Which paths count.
+    pub ignore: Option<Arc<dyn IgnoreRules>>,
+    /// Whether the directory is a stand-in for no context at all (`-` with a Dockerfile): nothing in it is read.
+    pub empty: bool,
+}
+
+/// Which paths of a context are left out. Implemented by frontends.
+pub trait IgnoreRules: std::fmt::Debug + Send + Sync {
+    /// Whether `path` (relative, slash-separated) is left out.
+    fn is_ignored(&self, path: &[u8]) -> bool;
+    /// Whether nothing below the ignored directory `path` can be re-included, so that it need not be walked.
+    fn prunes(&self, path: &[u8]) -> bool;
+}
+
+/// Something that a build may do only when asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entitlement {
+    /// `network.host`.
+    NetworkHost,
+    /// `security.insecure`.
+    SecurityInsecure,
+}
+
+/// What becomes of times in new layers (DESIGN §6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Timestamps {
+    /// As they are.
+    Keep,
+    /// None later than the epoch; those made by a step become the epoch.
+    Clamp,
+}
+
+/// A place for results (`features.md` D1).
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Which form.
+    pub kind: OutputKind,
+    /// Where.
+    pub dest: OutputDest,
+    /// How layers are compressed.
+    pub compression: Compression,
+    /// Recompress layers that come from elsewhere too.
+    pub force_compression: bool,
+    /// OCI media types (else Docker's).
+    pub oci_mediatypes: bool,
+    /// Names; the request's tags if empty.
+    pub names: Vec<Reference>,
+    /// Further annotations of manifests.
+    pub annotations: BTreeMap<String, String>,
+    /// Several platforms in directories of their own (`local`, `tar`); none: only if there are several.
+    pub platform_split: Option<bool>,
+    /// Clamp times whatever the request says (`rewrite-timestamp=true`).
+    pub rewrite_timestamp: bool,
+}
+
+/// Forms of output.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputKind {
+    /// OCI layout; a tar, or a directory.
+    Oci {
+        /// Whether as a tar.
+        tar: bool,
+    },
+    /// Docker archive that is an OCI layout as well.
+    Docker,
+    /// The root file system as a directory.
+    Local,
+    /// The root file system as a tar.
+    Tar,
+    /// Nothing.
+    CacheOnly,
+}
+
+/// Where an output goes.
+#[derive(Debug, Clone)]
+pub enum OutputDest {
+    /// A file or directory.
+    Path(PathBuf),
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    None,
+}
+
+/// Compression of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Compression {
+    /// Plain tar.
+    Uncompressed,
+    /// gzip.
+    Gzip {
+        /// 0–9; none for 6.
+        level: Option<u32>,
+    },
+    /// zstd.
+    Zstd {
+        /// 1–22; none for 3.
+        level: Option<i32>,
+    },
+}
+
+/// What a build came to.
+#[derive(Debug, Clone)]
+pub struct BuildReport {
+    /// One entry a platform.
+    pub images: Vec<BuiltImage>,
+    /// Digest of the manifest or, for several platforms, of the index.
+    pub digest: Option<Sha256Digest>,
+    /// Exporters' answers, as in `--metadata-file` (`features.md` D8).
+    pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// Steps that ran, and steps that were found in the store.
+    pub steps_run: usize,
+    /// Found in the store.
+    pub steps_cached: usize,
+}
+
+/// One image.
+#[derive(Debug, Clone)]
+pub struct BuiltImage {
+    /// For which platform.
+    pub platform: Platform,
+    /// Digest of its manifest, if one was made.
+    pub manifest: Option<Sha256Digest>,
+    /// Digest of its config, if one was made.
+    pub config: Option<Sha256Digest>,
+}

@@ -1,0 +1,33 @@
+//! File trees, layers and sandboxed processes: the blocking back end of rbuild.
+//!
+//! A *layer* is a directory of changes in overlay form (`fs`), described by its table of contents ([`toc::Toc`]): one entry a path,
+//! with the digest of every file. Layers are stacked, bottom first. [`tree::MergedTree`] reads (and, on its top layer, writes) such a
+//! stack without mounting it; [`snapshot::ActiveSnapshot`] mounts it as an overlay, so that a process can run on it
+//! ([`exec`]), and turns what changed into a new layer ([`diff`]). [`layer`] converts between a layer and its tar, both ways.
+//!
+//! # Invariants
+//!
+//! - Nothing here knows images, registries, Dockerfiles or tokio; every function blocks.
+//! - `unsafe` stands only in `sys`.
+//! - A path inside a root file system is opened relative to a directory descriptor and cannot leave it ([`root::RootDir`]).
+//! - A committed layer is never written to again.
+//! - The mount table of the calling process never changes: all mounts are detached until a child attaches them in its own namespace.
+
+pub mod digest;
+pub mod path;
+pub mod toc;
+
+mod sys;
+
+pub mod diff;
+pub mod exec;
+pub mod layer;
+pub mod root;
+pub mod snapshot;
+pub mod tree;
+
+mod error;
+
+pub use digest::{Hasher, Sha256Digest};
+// pub use error::{LayerError, SnapshotError};
+pub use path::{PathError, TreePath};
