@@ -6,8 +6,10 @@
 //! - Acyclic by construction: an input must exist before the vertex that reads it.
 //! - Metadata ([`VertexMeta`]) never counts for equality; the first one added stays, except that `ignore_cache` is never shared.
 
+mod chmod;
 pub mod op;
 
+pub use chmod::ChmodError;
 pub use op::*;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use std::collections::HashMap;
