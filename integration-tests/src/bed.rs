@@ -1,0 +1,267 @@
+//! A scratch place for builds, and builds in it.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+
+use crate::image::Image;
+use crate::registry::Registry;
+use crate::require;
+
+/// A scratch directory with a state directory and a configuration; everything goes when it is dropped.
+pub struct Bed {
+    dir: tempfile::TempDir,
+    registry: Option<Registry>,
+}
+
+impl Default for Bed {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Bed {
+    /// An empty one.
+    ///
+    /// # Panics
+    /// When the temporary directory can't be written.
+    #[must_use]
+    pub fn new() -> Self {
+        require::root();
+        let dir = tempfile::Builder::new().prefix("rbuild-test-").tempdir().expect("temporary directory");
+        std::fs::write(dir.path().join("rbuild.toml"), "").expect("configuration");
+        Self { dir, registry: None }
+    }
+
+    /// One with a registry that stands in for docker.io and holds `busybox`.
+    ///
+    /// # Panics
+    /// When the registry can't be started.
+    #[must_use]
+    pub fn with_registry() -> Self {
+        let mut bed = Self::new();
+        let registry = Registry::start(&bed.path("registry"));
+        std::fs::write(bed.path("rbuild.toml"), registry.configuration()).expect("configuration");
+        registry.push(&crate::fixtures::busybox(), "library/busybox:latest");
+        bed.registry = Some(registry);
+        bed
+    }
+
+    /// Its registry.
+    ///
+    /// # Panics
+    /// When it was made without one.
+    #[must_use]
+    pub fn registry(&self) -> &Registry {
+        self.registry.as_ref().expect("Bed::with_registry")
+    }
+
+    /// A path below the scratch directory.
+    #[must_use]
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// The state directory of builds that name no other.
+    #[must_use]
+    pub fn state(&self) -> PathBuf {
+        self.path("state")
+    }
+
+    /// Writes files below the directory `name` and returns it. An empty text makes an empty file, a name with a slash at its end a directory.
+    ///
+    /// # Panics
+    /// When they can't be written.
+    #[must_use]
+    pub fn context(&self, name: &str, files: &[(&str, &str)]) -> PathBuf {
+        let root = self.path(name);
+        std::fs::create_dir_all(&root).expect("context");
+        for (path, text) in files {
+            let path = root.join(path);
+            std::fs::create_dir_all(path.parent().expect("below the context")).expect("directory");
+            std::fs::write(&path, text).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        }
+        root
+    }
+
+    /// A build of `context` with this bed's state and configuration, `--progress plain`, exporting an OCI tar.
+    #[must_use]
+    pub fn build(&self, context: &Path) -> Build {
+        let output = self.path(&format!("{}.tar", context.file_name().unwrap_or_default().to_string_lossy()));
+        Build {
+            context: context.to_owned(),
+            args: Vec::new(),
+            env: BTreeMap::from([
+                ("RBUILD_ROOT".into(), self.state().into()),
+                ("RBUILD_CONFIG".into(), self.path("rbuild.toml").into()),
+                ("NO_COLOR".into(), "1".into()),
+            ]),
+            output: Some(output),
+        }
+    }
+}
+
+/// One run of `rbuild build`.
+#[derive(Clone)]
+pub struct Build {
+    context: PathBuf,
+    args: Vec<OsString>,
+    env: BTreeMap<OsString, OsString>,
+    output: Option<PathBuf>,
+}
+
+impl Build {
+    /// Further words of the command line.
+    #[must_use]
+    pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
+        self.args.extend(args.into_iter().map(Into::into));
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl Into<OsString>) -> Self {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    /// Another state directory.
+    #[must_use]
+    pub fn state(self, path: &Path) -> Self {
+        self.env("RBUILD_ROOT", path)
+    }
+
+    /// No output but the store.
+    #[must_use]
+    pub fn no_output(mut self) -> Self {
+        self.output = None;
+        self
+    }
+
+    /// The OCI tar goes there.
+    #[must_use]
+    pub fn output(mut self, path: &Path) -> Self {
+        self.output = Some(path.to_owned());
+        self
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(require::rbuild());
+        command.args(["build", "--progress", "plain"]).args(&self.args);
+        if let Some(output) = &self.output {
+            command.arg("-o").arg(format!("type=oci,dest={}", output.display()));
+        }
+        // The builder's own environment is small on purpose: nothing of the machine's leaks into a test.
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").envs(&self.env);
+        command.arg(&self.context).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    /// Starts it.
+    ///
+    /// # Panics
+    /// When the binary can't be started.
+    #[must_use]
+    pub fn start(&self) -> Running {
+        Running { child: self.command().spawn().expect("rbuild starts"), output: self.output.clone() }
+    }
+
+    /// Runs it to its end.
+    #[must_use]
+    pub fn run(&self) -> Outcome {
+        self.start().wait()
+    }
+
+    /// Runs it to its end, which must be a good one.
+    ///
+    /// # Panics
+    /// When it fails, with everything it said.
+    #[must_use]
+    pub fn ok(&self) -> Outcome {
+        let outcome = self.run();
+        assert_eq!(outcome.code, Some(0), "rbuild failed:\n{}", outcome.log);
+        outcome
+    }
+}
+
+/// A build that has been started.
+pub struct Running {
+    child: Child,
+    output: Option<PathBuf>,
+}
+
+impl Running {
+    /// Its process id.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// When it can't be waited for.
+    #[must_use]
+    pub fn wait(self) -> Outcome {
+        let result = self.child.wait_with_output().expect("rbuild can be waited for");
+        Outcome {
+            code: result.status.code(),
+            log: String::from_utf8_lossy(&result.stderr).into_owned(),
+            stdout: String::from_utf8_lossy(&result.stdout).into_owned(),
+            output: self.output,
+        }
+    }
+}
+
+/// What a build came to.
+pub struct Outcome {
+    /// Exit status; none for a signal.
+    pub code: Option<i32>,
+    /// Standard error: progress and errors.
+    pub log: String,
+    /// Standard output: results.
+    pub stdout: String,
+    output: Option<PathBuf>,
+}
+
+impl Outcome {
+    /// The exported image.
+    ///
+    /// # Panics
+    /// When nothing was exported or it is no image.
+    #[must_use]
+    pub fn image(&self) -> Image {
+        Image::read(self.output.as_deref().expect("an output"))
+    }
+
+    /// Names of the steps that ran: those of the form `[… n/m] …` that ended with DONE.
+    #[must_use]
+    pub fn ran(&self) -> Vec<String> {
+        self.steps("DONE")
+    }
+
+    /// Names of the steps that were cached.
+    #[must_use]
+    pub fn cached(&self) -> Vec<String> {
+        self.steps("CACHED")
+    }
+
+    fn steps(&self, ending: &str) -> Vec<String> {
+        let mut names: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut found = Vec::new();
+        for line in self.log.lines() {
+            let Some((number, rest)) = line.strip_prefix('#').and_then(|line| line.split_once(' ')) else { continue };
+            let is_step = rest.starts_with('[') && !rest.starts_with("[internal]") && rest.split(']').next().is_some_and(|head| head.contains('/'));
+            if is_step {
+                names.entry(number).or_insert(rest);
+            } else if rest.split(' ').next() == Some(ending)
+                && let Some(name) = names.get(number)
+                && !name.contains("] FROM ")
+            {
+                found.push((*name).to_owned());
+            }
+        }
+        found
+    }
+}

@@ -1,0 +1,110 @@
+//! Debian's `docker-registry` on a loopback port, with its access log.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+
+use crate::require;
+
+/// A running registry; ended when dropped.
+pub struct Registry {
+    child: Child,
+    address: String,
+    log: Arc<Mutex<Vec<String>>>,
+}
+
+impl Registry {
+    /// Starts one that keeps its data below `dir`.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    pub fn start(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("registry's directory");
+        let config = dir.join("config.yml");
+        let text = format!(
+            "version: 0.1\nlog:\n  level: info\n  accesslog: {{disabled: false}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: 127.0.0.1:0\n",
+            dir.join("data").display()
+        );
+        std::fs::write(&config, text).expect("registry's configuration");
+        let mut child = Command::new(require::tool("docker-registry", "docker-registry"))
+            .arg("serve")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("docker-registry starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut said = String::new();
+        let address = loop {
+            let line = lines.next().unwrap_or_else(|| panic!("docker-registry ended:\n{said}")).expect("text");
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect();
+            }
+            said += &line;
+        };
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&log);
+        std::thread::spawn(move || {
+            for line in lines.map_while(Result::ok) {
+                sink.lock().expect("no reader panics").push(line);
+            }
+        });
+        Self { child, address, log }
+    }
+
+    /// Host and port.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// A configuration that makes it docker.io's mirror.
+    #[must_use]
+    pub fn configuration(&self) -> String {
+        let address = &self.address;
+        format!("[registry.\"docker.io\"]\nmirrors = [\"{address}\"]\n[registry.\"{address}\"]\nhttp = true\n")
+    }
+
+    /// Pushes an OCI layout directory under `name`.
+    ///
+    /// # Panics
+    /// When skopeo fails.
+    pub fn push(&self, layout: &Path, name: &str) {
+        let source = format!("oci:{}", layout.display());
+        let dest = format!("docker://{}/{name}", self.address);
+        let result = Command::new(require::tool("skopeo", "skopeo"))
+            .args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &source, &dest])
+            .output()
+            .expect("skopeo starts");
+        assert!(result.status.success(), "skopeo copy {source} {dest}: {}", String::from_utf8_lossy(&result.stderr));
+    }
+
+    /// Where requests are counted from: pass it to [`Registry::requests_since`].
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn mark(&self) -> usize {
+        self.log.lock().expect("no reader panics").len()
+    }
+
+    /// Lines of the log since `mark` that hold `word`.
+    ///
+    /// # Panics
+    /// Never.
+    #[must_use]
+    pub fn requests_since(&self, mark: usize, word: &str) -> Vec<String> {
+        self.log.lock().expect("no reader panics")[mark..].iter().filter(|line| line.contains(word)).cloned().collect()
+    }
+}
+
+impl Drop for Registry {
+    fn drop(&mut self) {
+        // Nothing is left to do when it has already gone.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
