@@ -1,1 +1,148 @@
-//! (being raised)
+//! What can go wrong with trees and layers. Every message names its subject and, where there is one, the remedy.
+
+use std::io;
+
+use crate::digest::Sha256Digest;
+
+/// Trees, snapshots and their overlay mounts.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The operating system refused something.
+    #[error("cannot {action} {path}: {source}")]
+    Io {
+        /// What was tried: a verb, and a noun where the path alone is not clear.
+        action: &'static str,
+        /// On what: a path of the host, or an absolute path inside the tree.
+        path: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Nothing is at the path.
+    #[error("{path} does not exist")]
+    NotFound {
+        /// The path inside the tree.
+        path: String,
+    },
+    /// A directory was needed, something else is there.
+    #[error("{path} is not a directory")]
+    NotADirectory {
+        /// The path inside the tree.
+        path: String,
+    },
+    /// A regular file was needed, something else is there.
+    #[error("{path} is not a regular file")]
+    NotARegularFile {
+        /// The path inside the tree.
+        path: String,
+    },
+    /// Symbolic links that never end.
+    #[error("{path} leads through more than 40 symbolic links")]
+    LinkLoop {
+        /// The path that was to be resolved.
+        path: String,
+    },
+    /// A path that no tree can hold.
+    #[error(transparent)]
+    Path(#[from] crate::path::PathError),
+    /// A file is not what it was when it was hashed.
+    #[error("{path} changed while it was copied: it had digest {expected}, now it has {found}; run the build again")]
+    FileChanged {
+        /// The path that was written.
+        path: String,
+        /// What the file had when it was looked at first.
+        expected: Sha256Digest,
+        /// What was read now.
+        found: Sha256Digest,
+    },
+    /// More lower directories than the kernel stacks.
+    #[error("the image has {count} layers, the kernel stacks at most {limit}; join steps, or flatten the base image")]
+    TooManyLayers {
+        /// How many there are.
+        count: usize,
+        /// How many are possible.
+        limit: usize,
+    },
+    /// The kernel does not mount the overlay.
+    #[error("cannot mount an overlay on {upper}: {source}{log}")]
+    Mount {
+        /// The writable directory.
+        upper: String,
+        /// What the kernel answered.
+        source: io::Error,
+        /// What the kernel wrote about it, with a leading `; `, and the remedy if it is known.
+        log: String,
+    },
+    /// A writer needs a snapshot that nothing has written to.
+    #[error("the snapshot {path} has been written to already: a writer starts on an empty one")]
+    NotFresh {
+        /// The upper directory.
+        path: String,
+    },
+}
+
+impl SnapshotError {
+    pub(crate) fn io(action: &'static str, path: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_string();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// Layers as tar, both ways.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// Reading the tar stream fails.
+    #[error("cannot read the tar stream: {0}")]
+    Read(#[source] io::Error),
+    /// Writing the tar stream fails.
+    #[error("cannot write the tar stream: {0}")]
+    Write(#[source] io::Error),
+    /// The stream is no tar, or a damaged one.
+    #[error("damaged tar: {reason} (at byte {offset})")]
+    Damaged {
+        /// What is wrong.
+        reason: String,
+        /// Where in the stream.
+        offset: u64,
+    },
+    /// An entry that is not accepted.
+    #[error("tar entry {entry:?} is refused: {reason}")]
+    Refused {
+        /// The entry's name as it stands in the tar.
+        entry: String,
+        /// Why.
+        reason: String,
+    },
+    /// A limit that protects against bombs.
+    #[error("the tar has more than {limit} {what}")]
+    Limit {
+        /// What there is too much of.
+        what: &'static str,
+        /// The limit.
+        limit: u64,
+    },
+    /// A hard link to nothing.
+    #[error("tar entry {entry:?} is a hard link to {target:?}, which is no file of this or a lower layer")]
+    LinkTarget {
+        /// The entry.
+        entry: String,
+        /// What it links to.
+        target: String,
+    },
+    /// A path that a layer's tar cannot say, because the name has a meaning of its own there.
+    #[error("{path} cannot be stored in an image: names that begin with `.wh.` mean deletion there; rename it")]
+    WhiteoutName {
+        /// The path in the tree.
+        path: String,
+    },
+    /// A file of the layer is not what its table says.
+    #[error("{path} in the layer store is not what the layer's table says ({reason}); remove the store's layer and build again")]
+    NotAsListed {
+        /// The path in the layer.
+        path: String,
+        /// The difference.
+        reason: String,
+    },
+    /// Putting an entry into the tree fails.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+}

@@ -29,5 +29,5 @@ pub mod tree;
 mod error;
 
 pub use digest::{Hasher, Sha256Digest};
-// pub use error::{LayerError, SnapshotError};
+pub use error::{LayerError, SnapshotError};
 pub use path::{PathError, TreePath};

@@ -110,3 +110,65 @@ pub struct ContentId(pub Sha256Digest);
 /// Digest of a table with times: names a layer exactly. Layers of images from elsewhere are named by their diff ID instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LayerId(pub Sha256Digest);
+
+/// Bytes that are no table.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("damaged layer table: {reason} (at byte {offset})")]
+pub struct TocError {
+    /// What is wrong.
+    pub reason: &'static str,
+    /// Where.
+    pub offset: usize,
+}
+
+impl Toc {
+    /// The canonical bytes: equal tables, equal bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        todo!()
+    }
+
+    /// Reads what [`Toc::encode`] wrote; anything else is refused.
+    ///
+    /// # Errors
+    /// Bytes that are no canonical encoding of a table.
+    pub fn decode(_bytes: &[u8]) -> Result<Self, TocError> {
+        todo!()
+    }
+
+    /// The digest of the table without times.
+    #[must_use]
+    pub fn content_id(&self) -> ContentId {
+        todo!()
+    }
+
+    /// The digest of the table with times: of what [`Toc::encode`] returns.
+    #[must_use]
+    pub fn layer_id(&self) -> LayerId {
+        todo!()
+    }
+
+    /// The entry at exactly this path.
+    #[must_use]
+    pub fn get(&self, _path: &TreePath) -> Option<&TocEntry> {
+        todo!()
+    }
+
+    /// The entry at this path, if there is one, and all entries below it: one run of the table.
+    #[must_use]
+    pub fn subtree(&self, _path: &TreePath) -> &[TocEntry] {
+        todo!()
+    }
+
+    /// Whether the layer changes nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+/// The effective table of a stack of layers, bottom first: whiteouts applied, hard-link groups whose first path is hidden renamed to the next one.
+#[must_use]
+pub fn merge(_tocs: &[&Toc]) -> Toc {
+    todo!()
+}
