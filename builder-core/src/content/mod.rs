@@ -1,1 +1,458 @@
-//! (being raised)
+//! The store: everything that outlives a build, under one directory.
+//!
+//! ```text
+//! <root>/v1/blobs/sha256/<hex>     OCI blobs: temporary name → verified → renamed
+//! <root>/v1/layers/<hex>/{fs,toc}  one directory a layer, frozen after commit; named by layer id
+//! <root>/v1/mounts/…               cache mounts (chains of layers)
+//! <root>/v1/logs/…                 complete logs of steps
+//! <root>/v1/contexts/…             stat indexes of local contexts
+//! <root>/v1/db                     the database: records, images, what is durable
+//! <root>/v1/locks/…                byte ranges that stand for keys
+//! <root>/v1/tmp/<process>/         whatever is not committed yet; swept when its process is gone
+//! ```
+//!
+//! # Invariants
+//!
+//! - A thing is in the store when its row is in the database. What is on disk without a row is a leftover: it is checked against its
+//!   digest before it is used, or replaced.
+//! - Rows carry the id of the boot they were written in until they are known to be on disk ([`Store::settle`]). A row of an earlier boot
+//!   may point at bytes that a power failure lost, so what it names is read and compared once before it is trusted again.
+//! - Opening costs the same for an empty store and a full one, and nothing here is written when nothing changed.
+//!
+//! What this module does not do: decide what is collected, or know what records mean.
+
+pub mod blobs;
+pub mod locks;
+pub mod stack;
+mod verify;
+
+use std::collections::{HashMap, HashSet};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use builder_snapshot::Sha256Digest;
+use builder_snapshot::snapshot::CommittedLayer;
+use builder_snapshot::toc::{LayerId, Toc};
+
+pub use blobs::{BlobStore, BlobWriter};
+pub use locks::{KeyLock, KeyLocks};
+pub use stack::{Stack, StackLayer};
+
+use crate::cache::{Db, ObjectKind, Trust};
+use locks::ProcessDir;
+
+/// Directory of this format. Another format gets another name, so that two versions of rbuild never read each other's files.
+const FORMAT: &str = "v1";
+
+/// How many tables of contents are kept in memory. A build selects from a few stacks at a time; a big table takes some megabytes.
+const CACHED_TOCS: usize = 16;
+
+/// Entries above which a table is not kept in memory: 40 000 entries are some 8 MiB, and builds must fit into 64.
+const CACHED_TOC_ENTRIES: usize = 40_000;
+
+/// What is wrong with the store.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// A file operation failed.
+    #[error("cannot {action} {path:?}: {source}")]
+    Io {
+        /// What was done.
+        action: &'static str,
+        /// To what.
+        path: PathBuf,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// The store is where several machines could write to it.
+    #[error(
+        "the store {path:?} is on a network file system ({kind}), where its database would be damaged: use a local directory (--root or RBUILD_ROOT)"
+    )]
+    NetworkFileSystem {
+        /// The root.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+    },
+    /// The database failed.
+    #[error("cannot {action} the store's database {path:?}: {source}")]
+    Database {
+        /// What was done.
+        action: &'static str,
+        /// Its file.
+        path: PathBuf,
+        /// Why it failed.
+        source: rusqlite::Error,
+    },
+    /// Bytes are not what their name says.
+    #[error("{what} is damaged: {reason}; remove it and build again")]
+    Corrupt {
+        /// Which.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Bytes that came in are not the expected ones.
+    #[error("expected {expected}, but the bytes have {found}")]
+    DigestMismatch {
+        /// What was promised.
+        expected: Sha256Digest,
+        /// What came.
+        found: Sha256Digest,
+    },
+}
+
+impl StoreError {
+    pub(crate) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+}
+
+/// The store. Cheap to open, shared by reference count, safe to use from several threads and processes at once.
+#[derive(Debug)]
+pub struct Store {
+    base: PathBuf,
+    layers: PathBuf,
+    logs: PathBuf,
+    mounts: PathBuf,
+    contexts: PathBuf,
+    db: Arc<Db>,
+    blobs: BlobStore,
+    locks: KeyLocks,
+    process_dir: Arc<OnceLock<ProcessDir>>,
+    present: Mutex<HashSet<LayerId>>,
+    tocs: Mutex<TocCache>,
+}
+
+impl Store {
+    /// Opens the store at `root`, making it if it is not there, and removes what processes that are gone left unfinished.
+    ///
+    /// # Errors
+    /// A directory that cannot be made or read, and network file systems.
+    pub fn open(root: &Path) -> Result<Self, StoreError> {
+        let base = root.join(FORMAT);
+        let is_new = !base.is_dir();
+        if is_new {
+            make_dir(root)?;
+            make_dir(&base)?;
+        }
+        if let Some(kind) = network_file_system(&base)? {
+            return Err(StoreError::NetworkFileSystem { path: root.to_path_buf(), kind });
+        }
+        let dir = |name: &str| base.join(name);
+        let tmp = dir("tmp");
+        // `tmp` is made last: when it is there, all the others are.
+        if !tmp.is_dir() {
+            for name in ["blobs", "blobs/sha256", "layers", "mounts", "logs", "contexts", "locks"] {
+                make_dir(&dir(name))?;
+            }
+            make_dir(&tmp)?;
+        }
+        locks::sweep(&tmp)?;
+        let db = Arc::new(Db::new(dir("db")));
+        let process_dir = Arc::new(OnceLock::new());
+        Ok(Self {
+            layers: dir("layers"),
+            logs: dir("logs"),
+            mounts: dir("mounts"),
+            contexts: dir("contexts"),
+            blobs: BlobStore::new(dir("blobs/sha256"), tmp, Arc::clone(&process_dir), Arc::clone(&db)),
+            locks: KeyLocks::new(dir("locks").join("keys")),
+            db,
+            process_dir,
+            base,
+            present: Mutex::default(),
+            tocs: Mutex::default(),
+        })
+    }
+
+    /// Where layers lie: `<hex of the layer id>/{fs,toc}`.
+    #[must_use]
+    pub fn layers_dir(&self) -> &Path {
+        &self.layers
+    }
+
+    /// A directory of this process alone, on the same file system as everything else. Swept when the process is gone, however it went.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn tmp_dir(&self) -> Result<&Path, StoreError> {
+        locks::process_dir(&self.process_dir, &self.base.join("tmp"))
+    }
+
+    /// Where logs of steps lie.
+    #[must_use]
+    pub fn logs_dir(&self) -> &Path {
+        &self.logs
+    }
+
+    /// Where cache mounts lie.
+    #[must_use]
+    pub fn mounts_dir(&self) -> &Path {
+        &self.mounts
+    }
+
+    /// Where stat indexes of contexts lie.
+    #[must_use]
+    pub fn contexts_dir(&self) -> &Path {
+        &self.contexts
+    }
+
+    /// OCI blobs.
+    #[must_use]
+    pub fn blobs(&self) -> &BlobStore {
+        &self.blobs
+    }
+
+    /// The database.
+    #[must_use]
+    pub fn db(&self) -> &Db {
+        &self.db
+    }
+
+    /// Locks by key, across processes.
+    #[must_use]
+    pub fn locks(&self) -> &KeyLocks {
+        &self.locks
+    }
+
+    /// The directory with a layer's files, whether it is there or not.
+    #[must_use]
+    pub fn layer_fs(&self, id: LayerId) -> PathBuf {
+        self.layer_dir(id).join("fs")
+    }
+
+    /// The directories of all layers of `stack`, bottom first, whether they are there or not.
+    #[must_use]
+    pub fn stack_dirs(&self, stack: &Stack) -> Vec<PathBuf> {
+        stack.layers.iter().map(|layer| self.layer_fs(layer.id)).collect()
+    }
+
+    /// Whether a layer is here and can be trusted. One that was written before the machine last started, and not known to be on disk,
+    /// is compared with its table of contents first; if it differs it is forgotten.
+    pub fn has_layer(&self, id: LayerId) -> bool {
+        if lock(&self.present).contains(&id) {
+            return true;
+        }
+        let trusted = match self.db.object(ObjectKind::Layer, &id.0) {
+            Ok(Some(Trust::Trusted)) => self.layer_fs(id).is_dir(),
+            Ok(Some(Trust::Unsettled)) => self.recheck_layer(id),
+            Ok(None) => false,
+            Err(error) => {
+                tracing::warn!(%error, "cannot look up a layer");
+                false
+            }
+        };
+        if trusted {
+            lock(&self.present).insert(id);
+        }
+        trusted
+    }
+
+    /// Puts a layer that a step made where layers lie. It is in the store only when [`Db::commit`] has its row: see [`crate::cache::Commit`].
+    ///
+    /// # Errors
+    /// A directory that cannot be renamed.
+    pub fn publish(&self, layer: CommittedLayer) -> Result<PathBuf, StoreError> {
+        let id = layer.id;
+        self.make_room(id, &layer.toc)?;
+        let dir = layer.publish(&self.layers).map_err(|error| StoreError::Io {
+            action: "publish layer to",
+            path: self.layer_dir(id),
+            source: io::Error::other(error.to_string()),
+        })?;
+        Ok(dir)
+    }
+
+    /// Takes in a layer that was prepared in `prepared` (`fs` and `toc` inside, on the store's file system), under the name `id`, row included.
+    /// If it is here already, `prepared` is removed.
+    ///
+    /// # Errors
+    /// A directory that cannot be renamed, and database failures.
+    pub fn adopt_layer(&self, id: LayerId, prepared: &Path) -> Result<PathBuf, StoreError> {
+        let dir = self.layer_dir(id);
+        if self.has_layer(id) {
+            remove_tree(prepared)?;
+            return Ok(dir.join("fs"));
+        }
+        let toc = read_toc_file(&prepared.join("toc"))?;
+        self.make_room(id, &toc)?;
+        match fs::rename(prepared, &dir) {
+            Ok(()) => {}
+            // Somebody else was quicker, or it lay there complete without a row.
+            Err(e) if matches!(e.kind(), io::ErrorKind::DirectoryNotEmpty | io::ErrorKind::AlreadyExists) => remove_tree(prepared)?,
+            Err(source) => return Err(StoreError::Io { action: "rename a prepared layer to", path: dir, source }),
+        }
+        self.db.add_object(ObjectKind::Layer, &id.0)?;
+        lock(&self.present).insert(id);
+        Ok(dir.join("fs"))
+    }
+
+    /// A layer's table of contents. The last few are kept in memory.
+    ///
+    /// # Errors
+    /// A table that is missing or damaged.
+    pub fn read_toc(&self, id: LayerId) -> Result<Arc<Toc>, StoreError> {
+        if let Some(toc) = lock(&self.tocs).get(id) {
+            return Ok(toc);
+        }
+        let toc = Arc::new(read_toc_file(&self.layer_dir(id).join("toc"))?);
+        lock(&self.tocs).put(id, &toc);
+        Ok(toc)
+    }
+
+    /// Marks what earlier processes committed as durable, after making it so, if any of it is older than `min_age_seconds`. Costs a
+    /// `syncfs`, so it is for the background of builds that do work anyway.
+    ///
+    /// # Errors
+    /// A failing sync, and database failures.
+    pub fn settle(&self, min_age_seconds: i64) -> Result<bool, StoreError> {
+        let Some(until) = self.db.unsettled(min_age_seconds)? else { return Ok(false) };
+        let dir = fs::File::open(&self.base).map_err(StoreError::io("open", &self.base))?;
+        rustix::fs::syncfs(&dir).map_err(|e| StoreError::Io { action: "sync", path: self.base.clone(), source: e.into() })?;
+        self.db.settle(until)?;
+        Ok(true)
+    }
+
+    fn layer_dir(&self, id: LayerId) -> PathBuf {
+        self.layers.join(id.0.hex())
+    }
+
+    /// A layer directory without a row is a leftover, or another process is about to write its row. If it is complete it may stay;
+    /// if not, only a crash of the machine can have made it so, and nobody uses it.
+    fn make_room(&self, id: LayerId, toc: &Toc) -> Result<(), StoreError> {
+        let dir = self.layer_dir(id);
+        if !dir.exists() || lock(&self.present).contains(&id) || matches!(self.db.object(ObjectKind::Layer, &id.0)?, Some(Trust::Trusted)) {
+            return Ok(());
+        }
+        match verify::layer(toc, &dir.join("fs")) {
+            Ok(()) => Ok(()),
+            Err(reason) => {
+                tracing::warn!(layer = %id.0, %reason, "replacing a damaged layer");
+                self.discard(&dir)
+            }
+        }
+    }
+
+    fn recheck_layer(&self, id: LayerId) -> bool {
+        let dir = self.layer_dir(id);
+        let checked = read_toc_file(&dir.join("toc")).map_err(|e| e.to_string()).and_then(|toc| verify::layer(&toc, &dir.join("fs")));
+        let kept = match checked {
+            Ok(()) => self.db.add_object(ObjectKind::Layer, &id.0).map(|()| true),
+            Err(reason) => {
+                tracing::warn!(layer = %id.0, %reason, "forgetting a layer that was lost when the machine stopped");
+                self.db.remove_object(ObjectKind::Layer, &id.0).map(|()| false)
+            }
+        };
+        kept.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot record a checked layer");
+            false
+        })
+    }
+
+    fn discard(&self, dir: &Path) -> Result<(), StoreError> {
+        let name = dir.file_name().unwrap_or_default();
+        let away = self.tmp_dir()?.join(name);
+        fs::rename(dir, &away).map_err(StoreError::io("move away", dir))?;
+        remove_tree(&away)
+    }
+}
+
+#[derive(Debug, Default)]
+struct TocCache {
+    tocs: HashMap<LayerId, (u64, Arc<Toc>)>,
+    clock: u64,
+}
+
+impl TocCache {
+    fn get(&mut self, id: LayerId) -> Option<Arc<Toc>> {
+        self.clock += 1;
+        let (used, toc) = self.tocs.get_mut(&id)?;
+        *used = self.clock;
+        Some(Arc::clone(toc))
+    }
+
+    fn put(&mut self, id: LayerId, toc: &Arc<Toc>) {
+        if toc.entries.len() > CACHED_TOC_ENTRIES {
+            return;
+        }
+        if self.tocs.len() >= CACHED_TOCS
+            && let Some(oldest) = self.tocs.iter().min_by_key(|(_, (used, _))| *used).map(|(id, _)| *id)
+        {
+            self.tocs.remove(&oldest);
+        }
+        self.clock += 1;
+        self.tocs.insert(id, (self.clock, Arc::clone(toc)));
+    }
+}
+
+/// A mutex whose holder panicked guards caches only: what they hold is still true.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn read_toc_file(path: &Path) -> Result<Toc, StoreError> {
+    let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
+    Toc::decode(&bytes).map_err(|e| StoreError::Corrupt { what: format!("the layer table {}", path.display()), reason: e.to_string() })
+}
+
+fn make_dir(path: &Path) -> Result<(), StoreError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(StoreError::io("make directory", path))
+}
+
+pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io { action: "remove", path: path.to_path_buf(), source }),
+        _ => Ok(()),
+    }
+}
+
+/// SQLite's shared memory and our byte-range locks do not hold between machines.
+fn network_file_system(path: &Path) -> Result<Option<&'static str>, StoreError> {
+    let stat =
+        rustix::fs::statfs(path).map_err(|e| StoreError::Io { action: "look at the file system of", path: path.to_path_buf(), source: e.into() })?;
+    // Magic numbers from linux/magic.h and the file systems' own sources.
+    Ok(match u64::try_from(stat.f_type).unwrap_or_default() & 0xffff_ffff {
+        0x6969 => Some("NFS"),
+        0x517b => Some("SMB"),
+        0xff53_4d42 => Some("CIFS"),
+        0xfe53_4d42 => Some("SMB"),
+        0x5346_414f | 0x6b41_4653 => Some("AFS"),
+        0x7375_7245 => Some("Coda"),
+        0x564c => Some("NCP"),
+        0x00c3_6400 => Some("Ceph"),
+        0x0bd0_0bd0 => Some("Lustre"),
+        0x0102_1997 => Some("9p"),
+        _ => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn opens_an_empty_root_privately_and_again() {
+        let root = tempfile::tempdir().expect("tempdir");
+        for _ in 0..2 {
+            let store = Store::open(&root.path().join("store")).expect("open");
+            for dir in [store.layers_dir(), store.logs_dir(), store.mounts_dir(), store.contexts_dir(), store.tmp_dir().expect("tmp")] {
+                let mode = std::os::unix::fs::MetadataExt::mode(&fs::metadata(dir).expect("made"));
+                assert_eq!(mode & 0o777, 0o700, "{dir:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn tmp_of_this_process_goes_with_the_store() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(root.path()).expect("open");
+        let tmp = store.tmp_dir().expect("tmp").to_path_buf();
+        assert!(tmp.is_dir());
+        drop(store);
+        assert!(!tmp.exists());
+    }
+}

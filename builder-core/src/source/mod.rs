@@ -1,1 +1,3 @@
-//! (being raised)
+//! Sources: what brings bytes in.
+
+pub mod local;
