@@ -1,11 +1,14 @@
 //! The vocabulary of images: references, platforms, digests, configs. Types only, no I/O.
 
 pub mod config;
+pub mod manifest;
+pub mod media;
 pub mod platform;
 pub mod reference;
 
 pub use builder_snapshot::Sha256Digest;
 pub use config::{History, ImageConfig, ImageDocument};
+pub use manifest::Descriptor;
 pub use platform::Platform;
 pub use reference::Reference;
 

@@ -1,3 +1,4 @@
 //! Sources: what brings bytes in.
 
+pub mod image;
 pub mod local;
