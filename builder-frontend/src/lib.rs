@@ -19,7 +19,6 @@ pub mod source;
 pub mod stage;
 pub mod suggest;
 
-mod heredoc;
 mod instruction;
 
 #[cfg(feature = "compile")]

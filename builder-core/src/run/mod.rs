@@ -3,6 +3,8 @@
 //! [`TreeValue`] is what travels along the edges of the graph. Work that blocks (files, processes, hashing) crosses to threads of its own
 //! through one bridge, [`Blocking`], whose permits bound how many there are.
 
+pub mod file;
+
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;

@@ -2,3 +2,5 @@
 
 pub mod image;
 pub mod local;
+pub(crate) mod pattern;
+pub mod tree;

@@ -1,0 +1,194 @@
+//! What file operations copy from, seen as one kind of tree: a directory of the host under ignore rules
+//! ([`LocalTree`](super::local::LocalTree)), or a stack of layers read from its tables of contents.
+//!
+//! # Invariants
+//! - No path leaves the tree: links are resolved here, component by component, with the tree's root as `/`.
+//! - Directory listings are sorted by name, so every walk has one order.
+
+use builder_snapshot::toc::Meta;
+use builder_snapshot::{Sha256Digest, TreePath};
+
+use crate::error::StepError;
+
+/// Most links followed for one path, as in the kernel.
+const MAX_LINKS: usize = 40;
+
+/// One path of a source tree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Where it is in the source.
+    pub path: TreePath,
+    /// What it is.
+    pub node: EntryNode,
+    /// Mode, owner, time, attributes, as the tree has them.
+    pub meta: Meta,
+}
+
+/// What stands at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryNode {
+    /// A regular file.
+    File {
+        /// Bytes.
+        size: u64,
+        /// Digest of the content, once it is known.
+        digest: Option<Sha256Digest>,
+        /// Which other names of the tree are the same file: equal groups are.
+        group: Option<(u64, u64)>,
+    },
+    /// A directory.
+    Dir,
+    /// A symbolic link.
+    Symlink {
+        /// The bytes of the link.
+        target: Box<[u8]>,
+    },
+    /// A character device.
+    CharDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A block device.
+    BlockDevice {
+        /// Major number.
+        major: u32,
+        /// Minor number.
+        minor: u32,
+    },
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+}
+
+impl Entry {
+    /// Whether it is a directory.
+    #[must_use]
+    pub fn is_dir(&self) -> bool {
+        matches!(self.node, EntryNode::Dir)
+    }
+}
+
+/// Something to copy from.
+pub trait SourceTree {
+    /// What stands at exactly `path`; no link is followed, also not on the way.
+    ///
+    /// # Errors
+    /// What can't be looked at.
+    fn lookup(&self, path: &TreePath) -> Result<Option<Entry>, StepError>;
+
+    /// What stands in the directory `path`, sorted by name.
+    ///
+    /// # Errors
+    /// What can't be read.
+    fn list(&self, path: &TreePath) -> Result<Vec<Entry>, StepError>;
+
+    /// Fills in the digests (and attributes that only opening shows) of regular files.
+    ///
+    /// # Errors
+    /// Files that can't be read, that vanished or change while they are read.
+    fn fill_digests(&self, entries: &mut [&mut Entry]) -> Result<(), StepError>;
+
+    /// Why a path that was named is not there, in words: the reason (`is left out by line 3 of .dockerignore`) and advice.
+    fn explain_missing(&self, path: &TreePath) -> Missing;
+
+    /// How the tree is called in messages: `the build context`.
+    fn describe(&self) -> String;
+}
+
+/// Why a source is missing.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Missing {
+    /// More than that it is not there.
+    pub reason: Option<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+/// Follows links in all components of `path`, `..` of link targets stopping at the root.
+/// None if something on the way is missing or no directory.
+///
+/// # Errors
+/// What can't be looked at, and chains of more than 40 links.
+pub fn resolve(tree: &dyn SourceTree, path: &TreePath) -> Result<Option<Entry>, StepError> {
+    let mut links = 0;
+    let mut todo: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
+    let Some(mut here) = tree.lookup(&TreePath::root())? else { return Ok(None) };
+    while let Some(name) = todo.pop() {
+        if name == b".." {
+            let parent = here.path.parent().unwrap_or_default();
+            match tree.lookup(&parent)? {
+                Some(entry) => here = entry,
+                None => return Ok(None),
+            }
+            continue;
+        }
+        if !here.is_dir() {
+            return Ok(None);
+        }
+        let Some(entry) = tree.lookup(&here.path.child(&name))? else { return Ok(None) };
+        let EntryNode::Symlink { target } = &entry.node else {
+            here = entry;
+            continue;
+        };
+        links += 1;
+        if links > MAX_LINKS {
+            return Err(StepError::other(format!("{} in {}: more than {MAX_LINKS} symbolic links in a row", path.display(), tree.describe())));
+        }
+        if target.first() == Some(&b'/') {
+            match tree.lookup(&TreePath::root())? {
+                Some(root) => here = root,
+                None => return Ok(None),
+            }
+        }
+        todo.extend(target.split(|b| *b == b'/').rev().filter(|c| !c.is_empty() && *c != b".").map(<[u8]>::to_vec));
+    }
+    Ok(Some(here))
+}
+
+/// Names near to `wanted`: equal but for case first, then those few edits away; at most three.
+#[must_use]
+pub(crate) fn nearest_names<'a>(wanted: &[u8], names: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
+    let limit = (wanted.len() / 3).clamp(1, 3);
+    let mut near: Vec<(usize, &[u8])> = names
+        .filter_map(|name| {
+            let distance = if name.eq_ignore_ascii_case(wanted) { 0 } else { edit_distance(wanted, name, limit)? };
+            Some((distance, name))
+        })
+        .collect();
+    near.sort();
+    near.iter().take(3).map(|(_, name)| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+/// Insertions, deletions and replacements between two names; none if more than `limit`.
+fn edit_distance(a: &[u8], b: &[u8], limit: usize) -> Option<usize> {
+    if a.len().abs_diff(b.len()) > limit {
+        return None;
+    }
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.iter().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(!x.eq_ignore_ascii_case(y));
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row.last().copied().filter(|distance| *distance <= limit)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_nearby() {
+        let names: [&[u8]; 4] = [b"README.md", b"package.json", b"pakage.json", b"src"];
+        assert_eq!(nearest_names(b"readme.md", names.into_iter()), ["README.md"]);
+        assert_eq!(nearest_names(b"packge.json", names.into_iter()), ["package.json", "pakage.json"]);
+        assert!(nearest_names(b"elsewhere", names.into_iter()).is_empty());
+    }
+}
