@@ -29,5 +29,5 @@ cargo test --release --doc --workspace --locked -q
 
 if command -v cargo-deny >/dev/null 2>&1; then
     step "licences, sources and bans of dependencies"
-    cargo deny --offline check bans licenses sources
+    cargo deny check bans licenses sources
 fi
