@@ -19,6 +19,7 @@ pub mod toc;
 
 mod sys;
 
+pub mod cache_mount;
 pub mod diff;
 pub mod exec;
 pub mod layer;

@@ -4,11 +4,18 @@
 //! process is not changed: its mounts, signals, working directory and environment stay as they are.
 
 use std::ffi::OsString;
-use std::io::Read;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use crate::path::TreePath;
+
+pub mod stubs;
+
+mod error;
+mod user;
+
+pub use error::{ExecError, StubError, UserError};
+pub use user::{resolve_owner, resolve_user};
 
 /// One process to run, fully said: nothing is read from the environment or from the caller's file system.
 #[derive(Debug)]
@@ -140,6 +147,11 @@ pub enum ExitReport {
 pub trait OutputSink: Send {
     /// Bytes as they came, in order within one stream.
     fn output(&mut self, stream: OutputStream, bytes: &[u8]);
+
+    /// Something that was asked for and is not given, while the process runs nevertheless. At most a few times, before any output.
+    fn warning(&mut self, warning: &str) {
+        let _ = warning; // A sink that shows no warnings is legal.
+    }
 }
 
 /// Which of the two streams.
@@ -155,11 +167,10 @@ pub enum OutputStream {
 #[derive(Debug)]
 pub struct Cancel(pub OwnedFd);
 
-/// Where [`find_in_root`] and user lookups read from.
-pub trait RootReader {
-    /// Opens a regular file inside the root (links followed inside it); none if it is missing.
-    ///
-    /// # Errors
-    /// Anything but a missing file, and what is no regular file.
-    fn open_file(&self, path: &TreePath) -> std::io::Result<Option<Box<dyn Read>>>;
+/// Runs a process to its end. Many threads may call this at once.
+///
+/// # Errors
+/// The sandbox could not be made or the program not be started; a program that runs and fails is no error but an [`ExitReport`].
+pub fn run(_spec: ProcessSpec, _output: &mut dyn OutputSink, _cancel: Option<&Cancel>) -> Result<ExitReport, ExecError> {
+    todo!()
 }
