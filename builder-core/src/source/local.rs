@@ -7,7 +7,6 @@
 //! - Owners are 0:0 and ignored paths do not exist (`features.md` A9.8, A11): nothing of them enters a key or a layer.
 //! - Never writes to the directory.
 
-mod explain;
 mod index;
 
 use std::collections::HashMap;
@@ -26,7 +25,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, S
 use rustix::io::Errno;
 
 use self::index::{Content, MAX_CAPABILITY_BYTES, Stat, StatIndex};
-use super::tree::{Entry, EntryNode, Missing, SourceTree};
+use super::tree::{Entry, EntryNode, SourceTree};
 use crate::content::Store;
 use crate::error::StepError;
 use crate::request::{IgnoreRules, LocalContext};
@@ -410,8 +409,10 @@ impl SourceTree for LocalTree {
         Ok(())
     }
 
-    fn explain_missing(&self, path: &TreePath) -> Missing {
-        self.explain(path)
+    fn left_out_by(&self, path: &TreePath) -> Option<String> {
+        let rules = self.ignore.as_ref()?;
+        self.child(path).ok()??;
+        Some(rules.deciding_rule(path.as_bytes()).map_or_else(|| "the ignore file".to_owned(), |rule| format!("the ignore file ({rule})")))
     }
 
     fn describe(&self) -> String {

@@ -91,20 +91,14 @@ pub trait SourceTree {
     /// Files that can't be read, that vanished or change while they are read.
     fn fill_digests(&self, entries: &mut [&mut Entry]) -> Result<(), StepError>;
 
-    /// Why a path that was named is not there, in words: the reason (`is left out by line 3 of .dockerignore`) and advice.
-    fn explain_missing(&self, path: &TreePath) -> Missing;
+    /// What leaves out a path that would be there otherwise, in words: `the ignore file (line 3: *.md)`.
+    fn left_out_by(&self, path: &TreePath) -> Option<String> {
+        let _ = path;
+        None
+    }
 
     /// How the tree is called in messages: `the build context`.
     fn describe(&self) -> String;
-}
-
-/// Why a source is missing.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Missing {
-    /// More than that it is not there.
-    pub reason: Option<String>,
-    /// What to do.
-    pub help: Option<String>,
 }
 
 /// Follows links in all components of `path`, `..` of link targets stopping at the root.
@@ -146,49 +140,4 @@ pub fn resolve(tree: &dyn SourceTree, path: &TreePath) -> Result<Option<Entry>, 
         todo.extend(target.split(|b| *b == b'/').rev().filter(|c| !c.is_empty() && *c != b".").map(<[u8]>::to_vec));
     }
     Ok(Some(here))
-}
-
-/// Names near to `wanted`: equal but for case first, then those few edits away; at most three.
-#[must_use]
-pub(crate) fn nearest_names<'a>(wanted: &[u8], names: impl Iterator<Item = &'a [u8]>) -> Vec<String> {
-    let limit = (wanted.len() / 3).clamp(1, 3);
-    let mut near: Vec<(usize, &[u8])> = names
-        .filter_map(|name| {
-            let distance = if name.eq_ignore_ascii_case(wanted) { 0 } else { edit_distance(wanted, name, limit)? };
-            Some((distance, name))
-        })
-        .collect();
-    near.sort();
-    near.iter().take(3).map(|(_, name)| String::from_utf8_lossy(name).into_owned()).collect()
-}
-
-/// Insertions, deletions and replacements between two names; none if more than `limit`.
-fn edit_distance(a: &[u8], b: &[u8], limit: usize) -> Option<usize> {
-    if a.len().abs_diff(b.len()) > limit {
-        return None;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(!x.eq_ignore_ascii_case(y));
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row.last().copied().filter(|distance| *distance <= limit)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_nearby() {
-        let names: [&[u8]; 4] = [b"README.md", b"package.json", b"pakage.json", b"src"];
-        assert_eq!(nearest_names(b"readme.md", names.into_iter()), ["README.md"]);
-        assert_eq!(nearest_names(b"packge.json", names.into_iter()), ["package.json", "pakage.json"]);
-        assert!(nearest_names(b"elsewhere", names.into_iter()).is_empty());
-    }
 }

@@ -6,21 +6,40 @@
 //! - Equal selection digests and equal [`keyed_op`]s give equal layers but for times, on equal destination trees.
 //! - What is copied is what was hashed: bytes are hashed while they are copied and compared.
 
+mod archive;
+mod copy;
+mod select;
+
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use builder_snapshot::snapshot::CommittedLayer;
-use builder_snapshot::{Sha256Digest, TreePath};
+use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer};
+use builder_snapshot::toc::Timestamp;
+use builder_snapshot::tree::MergedTree;
+use builder_snapshot::{Hasher, Sha256Digest, TreePath};
 
+use self::copy::{Copier, Source};
 use crate::content::{Stack, Store};
 use crate::error::StepError;
-use crate::graph::FileOp;
+use crate::graph::{CopyAction, FileAction, FileOp};
 use crate::run::TreeValue;
+use crate::source::missing;
+use crate::source::stack::StackTree;
+use crate::source::tree::{SourceTree, resolve};
 
-/// The operation as it counts in a key whose inputs are given by [`selection_digest`]: of sources only the base names are left, so that
-/// renaming the directory of a source changes nothing and renaming the source does (`features.md` B2.5).
+/// The operation as it counts in a key whose inputs are given by [`selection_digest`]: without its sources, of which that digest holds what
+/// counts. Renaming the directory of a source changes nothing, renaming the source does (`features.md` B2.5).
 #[must_use]
 pub fn keyed_op(op: &FileOp) -> FileOp {
-    op.clone()
+    let mut op = op.clone();
+    for action in &mut op.actions {
+        if let FileAction::Copy(copy) = action {
+            copy.sources.clear();
+            copy.excludes.clear();
+            copy.parents = false;
+        }
+    }
+    op
 }
 
 /// Digest of what `op` selects from its input `input` (`features.md` B2.5, B3): without times, owners' names and the names of directories
@@ -28,27 +47,102 @@ pub fn keyed_op(op: &FileOp) -> FileOp {
 ///
 /// # Errors
 /// Sources that are missing, by name, and what can't be read.
-pub fn selection_digest(_op: &FileOp, _input: usize, _value: &TreeValue, _store: &Store) -> Result<Sha256Digest, StepError> {
-    todo!()
+pub fn selection_digest(op: &FileOp, input: usize, value: &TreeValue, store: &Store) -> Result<Sha256Digest, StepError> {
+    let stack;
+    let tree: &dyn SourceTree = match value {
+        TreeValue::Local(tree) => &**tree,
+        TreeValue::Stack(layers) => {
+            stack = StackTree::read(layers, store)?;
+            &stack
+        }
+    };
+    digest_of_selection(op, input, tree)
+}
+
+fn digest_of_selection(op: &FileOp, input: usize, tree: &dyn SourceTree) -> Result<Sha256Digest, StepError> {
+    let mut hasher = Hasher::new();
+    hasher.update(b"rbuild selection 1\n");
+    for action in copies(op).filter(|action| action.input == input) {
+        let mut selection = select::select(tree, action)?;
+        selection.fill_digests(tree)?;
+        selection.hash(&mut hasher);
+    }
+    Ok(hasher.finish())
+}
+
+fn copies(op: &FileOp) -> impl Iterator<Item = &CopyAction> {
+    op.actions.iter().filter_map(|action| match action {
+        FileAction::Copy(copy) => Some(copy),
+        _ => None,
+    })
 }
 
 /// Digest of the subtree at `source` (links followed inside the stack), for bind mounts (`features.md` B2.6).
 ///
 /// # Errors
 /// A source that is missing; tables of contents that can't be read.
-pub fn subtree_digest(_stack: &Stack, _source: &TreePath, _store: &Store) -> Result<Sha256Digest, StepError> {
-    todo!()
+pub fn subtree_digest(stack: &Stack, source: &TreePath, store: &Store) -> Result<Sha256Digest, StepError> {
+    let tree = StackTree::read(stack, store)?;
+    let top = resolve(&tree, source)?.ok_or_else(|| missing::error(&tree, source, ""))?;
+    let mut hasher = Hasher::new();
+    hasher.update(b"rbuild subtree 1\n");
+    let top_path = top.path.clone();
+    let mut todo = vec![top];
+    while let Some(entry) = todo.pop() {
+        // Names below the top only: where the subtree lies in the stack is not seen through the mount.
+        let name = if entry.path == top_path { &[][..] } else { entry.path.file_name().unwrap_or_default() };
+        select::put(&mut hasher, name);
+        select::put(&mut hasher, &select::entry_digest(&entry).0);
+        if entry.is_dir() {
+            let children = tree.list(&entry.path)?;
+            select::put(&mut hasher, &(children.len() as u64).to_le_bytes());
+            todo.extend(children.into_iter().rev());
+        }
+    }
+    Ok(hasher.finish())
 }
 
 /// Carries out `op` on its inputs and returns the layer it makes. `layer_dirs` gives the directories of a stack, bottom first; all must be there.
 ///
 /// # Errors
 /// Whatever keeps the operation from being done, naming the path.
-pub fn execute(
-    _op: &FileOp,
-    _inputs: &[TreeValue],
-    _layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>,
-    _store: &Store,
-) -> Result<CommittedLayer, StepError> {
-    todo!()
+pub fn execute(op: &FileOp, inputs: &[TreeValue], layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<CommittedLayer, StepError> {
+    let failed = |error: &dyn std::fmt::Display| StepError::other(error.to_string());
+    let input = |at: usize| inputs.get(at).ok_or_else(|| StepError::other(format!("internal fault: a file operation has no input {at}")));
+    let lowers = if op.base { layer_dirs(input(0)?.stack()?) } else { Vec::new() };
+    let snapshot = ActiveSnapshot::create(store.tmp_dir().map_err(|e| failed(&e))?, &lowers).map_err(|e| failed(&e))?;
+    let mut writer = snapshot.writer().map_err(|e| failed(&e))?;
+    let mut copier = Copier { writer: &mut writer, has_base: op.base, started: now() };
+    let mut sources: Vec<Option<Source<'_>>> = inputs.iter().map(|_| None).collect();
+    for action in &op.actions {
+        match action {
+            FileAction::Copy(copy) => {
+                let value = input(copy.input)?;
+                let source = match &mut sources[copy.input] {
+                    Some(source) => source,
+                    slot => slot.insert(open(value, layer_dirs, store)?),
+                };
+                copier.copy(copy, source)?;
+            }
+            FileAction::MakeDir { path, mode, owner } => copier.make_dir(path, *mode, owner.as_ref())?,
+            FileAction::MakeFile { dest, name, data, chmod, owner } => copier.make_file(dest, name, data, chmod.as_ref(), owner.as_ref())?,
+        }
+    }
+    let toc = writer.finish().map_err(|e| failed(&e))?;
+    snapshot.commit_written(toc).map_err(|e| failed(&e))
+}
+
+fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<Source<'a>, StepError> {
+    Ok(match value {
+        TreeValue::Local(tree) => Source::Local(tree),
+        TreeValue::Stack(stack) => {
+            let files = MergedTree::open(&layer_dirs(stack)).map_err(|error| StepError::other(error.to_string()))?;
+            Source::Stack { table: StackTree::read(stack, store)?, files }
+        }
+    })
+}
+
+fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
 }

@@ -94,8 +94,8 @@ fn a11_3_ignored_paths_do_not_exist_unless_something_below_is_let_in() {
     for (ignored, there) in [("log", false), ("log/x", false), ("out", true), ("out/o", false), ("out/keep/o", true), ("none", false)] {
         assert_eq!(tree.lookup(&path(ignored)).expect("looked").is_some(), there, "{ignored}");
     }
-    let missing = tree.explain_missing(&path("log/x"));
-    assert!(missing.reason.expect("a reason").contains("/log is left out by the ignore file (line 1)"));
+    let missing = super::super::missing::error(&tree, &path("log/x"), "log/x").to_string();
+    assert!(missing.contains("/log is left out by the ignore file (line 1)"), "{missing}");
 }
 
 #[test]
@@ -166,19 +166,20 @@ fn a_context_that_changes_during_the_build_is_an_error_naming_the_file() {
 }
 
 #[test]
-fn missing_names_are_explained() {
+fn a9_7_missing_sources_are_explained() {
     let case = Case::new(&[("README.md", ""), ("app/main.txt", ""), ("file", "")]);
     symlink("nowhere", case.dir.path().join("dangling")).expect("a link");
     let tree = case.open(None);
-    for (wanted, expected) in [
-        ("readme.md", "names differ in case did you mean \"README.md\"?"),
-        ("app/mian.txt", "did you mean \"app/main.txt\"?"),
-        ("file/x", "/file is no directory"),
-        ("dangling", "/dangling is a symbolic link to \"nowhere\""),
+    for (wanted, reason, advice) in [
+        ("readme.md", "not found", "did you mean \"README.md\"? names differ in case"),
+        ("app/mian.txt", "not found", "did you mean \"app/main.txt\"?"),
+        ("file/x", "/file is no directory", ""),
+        ("dangling", "/dangling is a symbolic link to \"nowhere\"", "inside"),
+        ("elsewhere/x/y", "\"/elsewhere/x/y\": not found in the build context", ""),
     ] {
-        let missing = tree.explain_missing(&path(wanted));
-        let text = [missing.reason, missing.help].into_iter().flatten().collect::<Vec<_>>().join(" ");
-        assert!(text.starts_with(expected), "{wanted}: {text}");
+        let StepError::Other { message, help } = super::super::missing::error(&tree, &path(wanted), wanted) else { panic!("{wanted}") };
+        assert!(message.contains(reason) && message.contains("not found"), "{wanted}: {message}");
+        assert!(help.clone().unwrap_or_default().contains(advice), "{wanted}: {help:?}");
     }
 }
 

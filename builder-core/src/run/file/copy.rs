@@ -1,0 +1,358 @@
+//! Carrying out file actions: destinations, merge rules, owners, modes (`features.md` A9.1, A9.4–A9.10, A9.14, A10.1).
+//!
+//! # Invariants
+//! - Links in the destination are followed inside the destination tree, once, for the path that the instruction names; never for what is
+//!   found below it while copying.
+//! - Nothing is replaced by something of another kind: a directory over a file and a file over a directory are errors.
+//! - A file that is there already, with the same bytes and metadata, is not written again, so that it enters no layer.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::{self, Read};
+
+use builder_snapshot::exec::resolve_owner;
+use builder_snapshot::layer::{ApplyLimits, extract};
+use builder_snapshot::snapshot::{Device, FileContent, TreeWriter};
+use builder_snapshot::toc::{Meta, Timestamp};
+use builder_snapshot::tree::{Found, FoundKind, MergedTree};
+use builder_snapshot::{Hasher, Sha256Digest, SnapshotError, TreePath};
+
+use super::archive;
+use super::select::{Match, Selection, select};
+use crate::error::StepError;
+use crate::graph::{Chmod, CopyAction, Dest, Owner};
+use crate::source::local::LocalTree;
+use crate::source::stack::StackTree;
+use crate::source::tree::{Entry, EntryNode, SourceTree};
+
+/// What is copied from.
+pub(super) enum Source<'a> {
+    /// A directory of the host.
+    Local(&'a LocalTree),
+    /// A stack: its table, and the files of its layers.
+    Stack { table: StackTree, files: MergedTree },
+}
+
+impl Source<'_> {
+    pub(super) fn tree(&self) -> &dyn SourceTree {
+        match self {
+            Self::Local(tree) => *tree,
+            Self::Stack { table, .. } => table,
+        }
+    }
+
+    fn open(&self, entry: &Entry) -> Result<File, StepError> {
+        match self {
+            Self::Local(tree) => tree.open_file(&entry.path),
+            Self::Stack { files, .. } => files.open_file(&entry.path).map_err(snapshot_error),
+        }
+    }
+}
+
+/// Carries out actions on one tree.
+pub(super) struct Copier<'a> {
+    pub(super) writer: &'a mut TreeWriter,
+    /// Whether the tree has users to look names up for.
+    pub(super) has_base: bool,
+    /// The time of what the step itself makes.
+    pub(super) started: Timestamp,
+}
+
+/// What `--chown` and `--chmod` make of metadata.
+struct Marks<'a> {
+    owner: Option<(u32, u32)>,
+    chmod: Option<&'a Chmod>,
+    reset_owner: bool,
+}
+
+impl Marks<'_> {
+    fn meta(&self, entry: &Entry) -> Meta {
+        let mut meta = entry.meta.clone();
+        if self.reset_owner {
+            (meta.uid, meta.gid) = (0, 0);
+        }
+        if let Some((uid, gid)) = self.owner {
+            (meta.uid, meta.gid) = (uid, gid);
+        }
+        if let Some(chmod) = self.chmod
+            && !matches!(entry.node, EntryNode::Symlink { .. })
+        {
+            meta.mode = chmod.apply(meta.mode, entry.is_dir());
+        }
+        meta
+    }
+
+    /// Of directories that are made because a destination lies in them: an octal mode counts for them too, a symbolic one does not.
+    fn parent(&self, started: Timestamp) -> Meta {
+        let mode = match self.chmod {
+            Some(Chmod::Octal(mode)) => *mode,
+            _ => 0o755,
+        };
+        let (uid, gid) = self.owner.unwrap_or_default();
+        Meta { mode, uid, gid, mtime: started, made_by_step: true, ..Meta::default() }
+    }
+}
+
+impl Copier<'_> {
+    /// `COPY` and `ADD`.
+    pub(super) fn copy(&mut self, action: &CopyAction, source: &Source<'_>) -> Result<(), StepError> {
+        let mut selection: Selection = select(source.tree(), action)?;
+        selection.fill_digests(source.tree())?;
+        let marks = Marks { owner: self.owner(action.owner.as_ref())?, chmod: action.chmod.as_ref(), reset_owner: action.reset_owner };
+        for found in selection.sources.iter().flatten() {
+            if action.unpack && matches!(found.root.node, EntryNode::File { .. }) && self.unpack(&action.dest, found, source, &marks)? {
+                continue;
+            }
+            self.copy_match(&action.dest, found, source, &marks)?;
+        }
+        Ok(())
+    }
+
+    /// `WORKDIR`: a directory with its parents; one that is there stays as it is.
+    pub(super) fn make_dir(&mut self, path: &str, mode: u32, owner: Option<&Owner>) -> Result<(), StepError> {
+        let (path, found) = self.resolve(&tree_path(path)?)?;
+        match found.map(|found| found.kind) {
+            Some(FoundKind::Dir) => Ok(()),
+            Some(_) => Err(StepError::other(format!("cannot make the directory {}: a file is there", path.display()))),
+            None => {
+                let (uid, gid) = self.owner(owner)?.unwrap_or_default();
+                let meta = Meta { mode, uid, gid, mtime: self.started, made_by_step: true, ..Meta::default() };
+                self.writer.make_dirs(&path, &meta).map(drop).map_err(snapshot_error)
+            }
+        }
+    }
+
+    /// A heredoc: a file called `name`, copied to `dest`.
+    pub(super) fn make_file(&mut self, dest: &Dest, name: &str, data: &[u8], chmod: Option<&Chmod>, owner: Option<&Owner>) -> Result<(), StepError> {
+        let marks = Marks { owner: self.owner(owner)?, chmod, reset_owner: true };
+        let (uid, gid) = marks.owner.unwrap_or_default();
+        let mode = chmod.map_or(0o644, |chmod| chmod.apply(0o644, false));
+        let meta = Meta { mode, uid, gid, mtime: self.started, made_by_step: true, ..Meta::default() };
+        let (path, found) = self.destination(dest, &marks)?;
+        let target = match found {
+            Some(Found { kind: FoundKind::Dir, .. }) => path.join(&tree_path(name)?),
+            _ => path,
+        };
+        self.refuse_directory(&target)?;
+        self.writer.put_file(&target, FileContent::Bytes(data), &meta).map(drop).map_err(snapshot_error)
+    }
+
+    fn owner(&self, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, StepError> {
+        let Some(owner) = owner else { return Ok(None) };
+        let tree = self.has_base.then(|| self.writer.tree());
+        resolve_owner(&owner.text, tree).map(Some).map_err(|error| StepError::other(error.to_string()))
+    }
+
+    fn resolve(&self, path: &TreePath) -> Result<(TreePath, Option<Found>), StepError> {
+        let resolution = self.writer.tree().resolve(path).map_err(snapshot_error)?;
+        Ok((resolution.path, resolution.found))
+    }
+
+    /// Makes what must be there before `dest` is written: the directory itself if it was written as one, else its parents.
+    /// Returns where it really is and what is there.
+    fn destination(&mut self, dest: &Dest, marks: &Marks<'_>) -> Result<(TreePath, Option<Found>), StepError> {
+        let path = tree_path(&dest.path)?;
+        let needed = if dest.is_dir { Some(path.clone()) } else { path.parent() };
+        if let Some(needed) = needed {
+            self.make_parents(&needed, marks)?;
+        }
+        self.resolve(&path)
+    }
+
+    /// Makes the directory `path`, links followed, with its parents.
+    fn make_parents(&mut self, path: &TreePath, marks: &Marks<'_>) -> Result<TreePath, StepError> {
+        let (path, found) = self.resolve(path)?;
+        match found.map(|found| found.kind) {
+            Some(FoundKind::Dir) => {}
+            Some(_) => return Err(StepError::other(format!("cannot copy to non-directory: {}", path.display()))),
+            None => drop(self.writer.make_dirs(&path, &marks.parent(self.started)).map_err(snapshot_error)?),
+        }
+        Ok(path)
+    }
+
+    fn copy_match(&mut self, dest: &Dest, found: &Match, source: &Source<'_>, marks: &Marks<'_>) -> Result<(), StepError> {
+        let (path, there) = self.destination(dest, marks)?;
+        if !found.root.is_dir() {
+            let target = match there {
+                Some(Found { kind: FoundKind::Dir, .. }) if !found.base.is_empty() => path.child(&found.base),
+                _ => path,
+            };
+            return self.put(&target, &found.root, source, marks, true, &mut HashMap::new());
+        }
+        let mut fresh = HashSet::new();
+        let top = match there.map(|there| there.kind) {
+            Some(FoundKind::Dir) => path,
+            Some(_) => return Err(StepError::other(format!("cannot copy to non-directory: {}", path.display()))),
+            None => {
+                let path = self.make_parents(&path, marks)?;
+                fresh.insert(path.clone());
+                path
+            }
+        };
+        let mut links = HashMap::new();
+        for item in &found.items {
+            let target = top.join(&item.rel);
+            let may_exist = !target.parent().is_some_and(|parent| fresh.contains(&parent));
+            if item.entry.is_dir() {
+                if self.put_dir(&target, &marks.meta(&item.entry), may_exist)? {
+                    fresh.insert(target);
+                }
+            } else {
+                self.put(&target, &item.entry, source, marks, may_exist, &mut links)?;
+            }
+        }
+        // The directory itself keeps its mode and owner, or has those of a made one; only its time is the source's.
+        if let Some(there) = self.writer.tree().lookup(&top).map_err(snapshot_error)? {
+            let meta = Meta { mtime: found.root.meta.mtime, made_by_step: found.root.meta.made_by_step, ..there.meta.clone() };
+            if !same_meta(&there.meta, &meta) {
+                self.writer.set_meta(&top, &meta).map_err(snapshot_error)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a directory below the destination, or gives the one that is there the source's metadata. Returns whether it was made.
+    fn put_dir(&mut self, target: &TreePath, meta: &Meta, may_exist: bool) -> Result<bool, StepError> {
+        let there = if may_exist { self.writer.tree().lookup(target).map_err(snapshot_error)? } else { None };
+        match there {
+            Some(there) if there.kind == FoundKind::Dir => {
+                if !same_meta(&there.meta, meta) {
+                    self.writer.set_meta(target, meta).map_err(snapshot_error)?;
+                }
+                Ok(false)
+            }
+            Some(_) => Err(StepError::other(format!("cannot copy to non-directory: {}", target.display()))),
+            None => {
+                self.writer.make_dir(target, meta).map_err(snapshot_error)?;
+                Ok(true)
+            }
+        }
+    }
+
+    fn refuse_directory(&self, target: &TreePath) -> Result<Option<Found>, StepError> {
+        match self.writer.tree().lookup(target).map_err(snapshot_error)? {
+            Some(Found { kind: FoundKind::Dir, .. }) => {
+                Err(StepError::other(format!("cannot replace the directory {} with a file", target.display())))
+            }
+            there => Ok(there),
+        }
+    }
+
+    /// Puts what is no directory at exactly `target`.
+    fn put(
+        &mut self,
+        target: &TreePath,
+        entry: &Entry,
+        source: &Source<'_>,
+        marks: &Marks<'_>,
+        may_exist: bool,
+        links: &mut HashMap<(u64, u64), TreePath>,
+    ) -> Result<(), StepError> {
+        let meta = marks.meta(entry);
+        let there = if may_exist { self.refuse_directory(target)? } else { None };
+        let done = match &entry.node {
+            EntryNode::File { size, digest, group } => {
+                if let Some(group) = group {
+                    if let Some(first) = links.get(group) {
+                        return self.writer.hard_link(first, target).map_err(snapshot_error);
+                    }
+                    links.insert(*group, target.clone());
+                }
+                if let Some(there) = there
+                    && self.is_same_file(target, &there, *size, *digest, &meta)?
+                {
+                    return Ok(());
+                }
+                let file = source.open(entry)?;
+                return match self.writer.put_file(target, FileContent::CopyOf { file: &file, expected: *digest }, &meta) {
+                    Ok(_) => Ok(()),
+                    Err(SnapshotError::FileChanged { .. }) => Err(StepError::Other {
+                        message: format!("{} changed in {} while the build was reading it", entry.path.display(), source.tree().describe()),
+                        help: Some("run the build again when nothing writes to the context, or add the file to the ignore file".to_owned()),
+                    }),
+                    Err(error) => Err(snapshot_error(error)),
+                };
+            }
+            EntryNode::Dir => self.put_dir(target, &meta, true).map(drop),
+            EntryNode::Symlink { target: link } => self.writer.put_symlink(target, link, &meta).map_err(snapshot_error),
+            EntryNode::CharDevice { major, minor } => {
+                self.writer.put_device(target, Device { block: false, major: *major, minor: *minor }, &meta).map_err(snapshot_error)
+            }
+            EntryNode::BlockDevice { major, minor } => {
+                self.writer.put_device(target, Device { block: true, major: *major, minor: *minor }, &meta).map_err(snapshot_error)
+            }
+            EntryNode::Fifo => self.writer.put_fifo(target, &meta).map_err(snapshot_error),
+            EntryNode::Socket => self.writer.put_socket(target, &meta).map_err(snapshot_error),
+        };
+        done
+    }
+
+    /// Whether the file at `target` is what would be put there, so that nothing is to be done.
+    fn is_same_file(&self, target: &TreePath, there: &Found, size: u64, digest: Option<Sha256Digest>, meta: &Meta) -> Result<bool, StepError> {
+        let FoundKind::File { size: size_there, .. } = there.kind else { return Ok(false) };
+        if size_there != size || !same_meta(&there.meta, meta) {
+            return Ok(false);
+        }
+        let file = self.writer.tree().open_file(target).map_err(snapshot_error)?;
+        let (found, _) = Hasher::of_reader(file).map_err(|error| StepError::other(format!("cannot read {}: {error}", target.display())))?;
+        Ok(Some(found) == digest)
+    }
+
+    /// Unpacks the file if it is an archive; says whether it was.
+    fn unpack(&mut self, dest: &Dest, found: &Match, source: &Source<'_>, marks: &Marks<'_>) -> Result<bool, StepError> {
+        let name = found.root.path.display();
+        let unreadable = |error: io::Error| StepError::other(format!("cannot read {name}: {error}"));
+        let mut file = source.open(&found.root)?;
+        let Some(compression) = archive::sniff(&mut file).map_err(unreadable)? else { return Ok(false) };
+        let dir = self.make_parents(&tree_path(&dest.path)?, &Marks { chmod: None, ..*marks })?;
+        let mut bytes = Hashing { file: &file, hasher: Hasher::new() };
+        {
+            let damaged = |error: &dyn std::fmt::Display| StepError::Other {
+                message: format!("cannot unpack the archive {name}: {error}"),
+                help: Some("if it is to be copied as it is, use COPY or ADD --unpack=false".to_owned()),
+            };
+            let mut stream = archive::decompress(&mut bytes, compression).map_err(|error| damaged(&error))?;
+            extract(&mut stream, self.writer, &dir, marks.owner, &ApplyLimits::default()).map_err(|error| damaged(&error))?;
+        }
+        // The digest is of the whole file, whatever of it the archive needs.
+        io::copy(&mut bytes, &mut io::sink()).map_err(unreadable)?;
+        if let EntryNode::File { digest: Some(digest), .. } = &found.root.node
+            && bytes.hasher.finish() != *digest
+        {
+            return Err(StepError::Other {
+                message: format!("{name} changed in {} while the build was reading it", source.tree().describe()),
+                help: Some("run the build again when nothing writes to the context".to_owned()),
+            });
+        }
+        Ok(true)
+    }
+}
+
+/// A file that is hashed as it is read.
+struct Hashing<'a> {
+    file: &'a File,
+    hasher: Hasher,
+}
+
+impl Read for Hashing<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let size = self.file.read(buffer)?;
+        self.hasher.update(&buffer[..size]);
+        Ok(size)
+    }
+}
+
+fn same_meta(a: &Meta, b: &Meta) -> bool {
+    (a.mode, a.uid, a.gid, a.mtime, &a.xattrs) == (b.mode, b.uid, b.gid, b.mtime, &b.xattrs)
+}
+
+fn tree_path(path: &str) -> Result<TreePath, StepError> {
+    TreePath::clipped(path).map_err(|error| StepError::other(error.to_string()))
+}
+
+fn snapshot_error(error: SnapshotError) -> StepError {
+    match error {
+        SnapshotError::NotADirectory { path } => StepError::other(format!("cannot copy to non-directory: {path}")),
+        error => StepError::other(error.to_string()),
+    }
+}
