@@ -112,6 +112,8 @@ pub struct Compiled {
     pub warnings: Vec<Diagnostic>,
     /// Files that were read.
     pub sources: Vec<Arc<SourceText>>,
+    /// Seconds since 1970 that the definition itself asks for (`SOURCE_DATE_EPOCH`); the request's own come first.
+    pub source_date_epoch: Option<i64>,
 }
 
 /// An image to assemble.

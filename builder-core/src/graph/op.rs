@@ -1,6 +1,6 @@
 //! What a vertex does. Plain data; everything that may change a result is in here, everything that may not is not.
 
-use builder_snapshot::TreePath;
+pub use builder_snapshot::TreePath;
 
 use crate::oci::{Platform, Reference, Sha256Digest};
 
@@ -13,7 +13,7 @@ pub enum Op {
     Exec(ExecOp),
     /// Changes files; input 0 is the tree that is changed if `base` says so, further inputs are what is copied from.
     File(FileOp),
-    /// Stacks the layers of the later inputs (each made on nothing) on the first.
+    /// Stacks the layers of the later inputs (each made on nothing) on the first. Without inputs: the empty tree, which has no layer.
     Merge,
 }
 
@@ -256,7 +256,8 @@ pub enum FileAction {
 pub struct CopyAction {
     /// Which input.
     pub input: usize,
-    /// Sources as written (after expansion), cleaned to the root of the input; wildcards as in Go's `filepath.Match`.
+    /// Sources after expansion, cleaned: relative to the root of the input, without a leading or trailing slash, `..` clipped; empty for the
+    /// root itself. Wildcards as in Go's `filepath.Match`. With `parents` a `/./` inside marks where the kept directories begin.
     pub sources: Vec<String>,
     /// Where to.
     pub dest: Dest,

@@ -1,102 +1,329 @@
 //! From a syntax tree to a build graph.
+//!
+//! [`DockerfileFrontend`] is a pure function of its [`FrontendOptions`] and of what the engine has resolved so far. A call goes through the file
+//! once for each platform: global arguments and FROMs (`platform`), what the target reaches and which images that takes (`plan`), then the
+//! stages in order (`stages`, with `metadata`, `run`, `mount` and `copy` for the instructions), all into one graph, so that platforms share
+//! what is equal. As long as images are missing the answer is the list of them.
+//!
+//! # Invariants
+//! - Nothing is read but the options and the answers; equal inputs give an equal graph, equal configs, equal diagnostics.
+//! - A stage uses earlier stages only, so everything runs forwards and nothing recurses over stages.
+//! - Only reachable stages ask for images and report problems; the rest is parsed and checked for style.
 
+mod call;
+mod copy;
+mod file;
+mod metadata;
+mod mount;
 mod options;
+mod plan;
+mod platform;
+mod remote;
+mod run;
+mod stages;
+mod state;
+mod text;
 
-use builder_core::diagnostic::Diagnostic;
-use builder_core::frontend::{Compilation, Frontend, Need, Resolved};
+use std::collections::{BTreeMap, BTreeSet};
+
+use builder_core::diagnostic::{Diagnostic, Severity};
+use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
+use builder_core::graph::GraphBuilder;
+use builder_core::oci::Platform;
 use serde_json::Value;
 
+pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, Targets, TargetStage};
 pub use options::{DockerfileSource, FrontendOptions, NamedContext, NoCache};
+pub use remote::GitReference;
+
+use crate::diagnostic::Problem;
+use crate::lint::{CheckOptions, Linter};
+use crate::source::Span;
+use crate::stage::StageTable;
+use file::{Located, ParsedFile};
+use state::StageState;
 
 /// Compiles a Dockerfile.
 #[derive(Debug)]
 pub struct DockerfileFrontend {
-    #[expect(dead_code, reason = "being raised")]
     options: FrontendOptions,
+    build_args: BTreeMap<String, String>,
+    contexts: BTreeMap<String, NamedContext>,
 }
 
-/// What a call that builds nothing (`--call`) comes to.
-#[derive(Debug, Clone)]
-pub enum CallOutcome<T> {
-    /// Resolve these and call again.
-    Needs(Vec<Need>),
-    /// The answer.
-    Ready(T),
+/// One call's work on one file.
+pub(crate) struct Compiler<'a> {
+    options: &'a FrontendOptions,
+    build_args: &'a BTreeMap<String, String>,
+    contexts: &'a BTreeMap<String, NamedContext>,
+    file: &'a ParsedFile,
+    table: &'a StageTable<'a>,
+    resolved: &'a Resolved,
+    /// Whether images may stay unknown and rights ungranted, because nothing will be built.
+    lenient: bool,
+    /// Whether several platforms were asked for.
+    multi_platform: bool,
+    graph: GraphBuilder,
+    needs: BTreeSet<Need>,
+    problems: Vec<Located>,
+    linter: Linter,
 }
 
-/// Findings of `--check`.
-#[derive(Debug, Clone, Default)]
-pub struct CheckReport {
-    /// Findings, in order of the file.
-    pub warnings: Vec<Diagnostic>,
-    /// What would end a build.
-    pub errors: Vec<Diagnostic>,
-}
+impl<'a> Compiler<'a> {
+    fn new(frontend: &'a DockerfileFrontend, file: &'a ParsedFile, table: &'a StageTable<'a>, resolved: &'a Resolved, check: CheckOptions) -> Self {
+        Self {
+            options: &frontend.options,
+            build_args: &frontend.build_args,
+            contexts: &frontend.contexts,
+            file,
+            table,
+            resolved,
+            lenient: false,
+            multi_platform: frontend.options.platforms.len() > 1,
+            graph: GraphBuilder::new(),
+            needs: BTreeSet::new(),
+            problems: Vec::new(),
+            linter: Linter::new(check),
+        }
+    }
 
-impl CheckReport {
-    /// The JSON of `--call=check,format=json`.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        Value::Null
+    /// Quoting and continuation character of the file.
+    pub(crate) fn escape(&self) -> char {
+        self.file.dockerfile.directives.escape
+    }
+
+    /// How many problems were noted.
+    pub(crate) fn errors(&self) -> usize {
+        self.problems.len()
+    }
+
+    /// The platforms to build for.
+    fn platforms(&self) -> Vec<Platform> {
+        let mut platforms: Vec<Platform> = Vec::new();
+        for platform in &self.options.platforms {
+            if !platforms.contains(platform) {
+                platforms.push(platform.clone());
+            }
+        }
+        if platforms.is_empty() {
+            platforms.push(self.options.build_platform.clone());
+        }
+        platforms
+    }
+
+    fn target_image(&self, target: &Platform, state: StageState) -> TargetImage {
+        let platform = stages::result_platform(!self.options.platforms.is_empty(), target, &state);
+        let mut document = state.document;
+        document.os.clone_from(&platform.os);
+        document.architecture.clone_from(&platform.architecture);
+        document.variant = Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
+        if !self.options.labels.is_empty() {
+            let labels = document.config.labels.get_or_insert_default();
+            for (name, value) in &self.options.labels {
+                labels.insert(name.clone(), Value::String(value.clone()));
+            }
+        }
+        if let Some(labels) = document.config.labels.take() {
+            let sorted: BTreeMap<String, Value> = labels.into_iter().collect();
+            document.config.labels = Some(sorted.into_iter().collect());
+        }
+        TargetImage { platform, vertex: state.tree, config: document, history: state.history }
+    }
+
+    fn warnings(&self) -> Vec<Diagnostic> {
+        let mut findings: Vec<&Problem> = self.linter.findings.iter().collect();
+        findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
+        findings.into_iter().map(|finding| self.file.diagnostic(&Located::own(finding.clone()))).collect()
+    }
+
+    /// The problems, in order of the file.
+    fn diagnostics(&self) -> Vec<Diagnostic> {
+        let mut problems: Vec<&Located> = self.problems.iter().collect();
+        problems.sort_by_key(|located| located.problem.span.start);
+        problems.into_iter().map(|located| self.file.diagnostic(located)).collect()
     }
 }
 
-/// Arguments, secrets and agents of a target (`--call=outline`).
-#[derive(Debug, Clone, Default)]
-pub struct Outline {}
-
-impl Outline {
-    /// The JSON of `--call=outline,format=json`.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        Value::Null
-    }
-}
-
-/// The stages of a file (`--call=targets`).
-#[derive(Debug, Clone, Default)]
-pub struct Targets {}
-
-impl Targets {
-    /// The JSON of `--call=targets,format=json`.
-    #[must_use]
-    pub fn to_json(&self) -> Value {
-        Value::Null
-    }
+/// What stands before compiling: the file, read and divided, or what is missing for that.
+enum Opened {
+    Need(Need),
+    File(Box<ParsedFile>),
 }
 
 impl DockerfileFrontend {
     /// A frontend for one file and one set of options.
     #[must_use]
     pub fn new(options: FrontendOptions) -> Self {
-        Self { options }
+        let mut build_args: BTreeMap<String, String> = options.build_args.iter().cloned().collect();
+        if let Some(epoch) = options.source_date_epoch {
+            build_args.entry("SOURCE_DATE_EPOCH".to_owned()).or_insert_with(|| epoch.to_string());
+        }
+        let contexts = platform::comparable(&options.named_contexts);
+        Self { options, build_args, contexts }
     }
 
-    /// All build checks, on every stage when no target is given. Nothing is built; images are asked for so that their variables are known.
-    #[must_use]
-    pub fn check(&self, _resolved: &Resolved) -> CallOutcome<CheckReport> {
-        CallOutcome::Ready(CheckReport::default())
+    fn open(&self, resolved: &Resolved) -> Result<Opened, Vec<Diagnostic>> {
+        match &self.options.dockerfile {
+            DockerfileSource::Text { name, text } => Ok(Opened::File(Box::new(ParsedFile::parse(name, text)))),
+            DockerfileSource::InContext { path } => {
+                let need = |path: &str| Need::File { context: "context".to_owned(), path: path.to_owned() };
+                // A file called `dockerfile` serves where `Dockerfile` is missing (A0.8).
+                let lower = path.strip_suffix("Dockerfile").map(|dir| format!("{dir}dockerfile"));
+                for path in std::iter::once(path.clone()).chain(lower) {
+                    let need = need(&path);
+                    match resolved.answers.get(&need) {
+                        Some(Answer::File(Some(bytes))) => {
+                            return match std::str::from_utf8(bytes) {
+                                Ok(text) => Ok(Opened::File(Box::new(ParsedFile::parse(&path, text)))),
+                                Err(error) => Err(vec![plain_error("not-utf8", format!("{path} is not UTF-8 text: byte {}", error.valid_up_to()))]),
+                            };
+                        }
+                        Some(Answer::File(None)) => {}
+                        Some(Answer::Failed(reason)) => return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]),
+                        Some(Answer::Image(_)) | None => return Ok(Opened::Need(need)),
+                    }
+                }
+                let message = format!("failed to read dockerfile: open {path}: no such file or directory");
+                Err(vec![plain_error("dockerfile", message)])
+            }
+        }
     }
 
-    /// What the target takes.
-    ///
-    /// # Errors
-    /// All problems found; at least one is an error.
-    pub fn outline(&self, _resolved: &Resolved) -> Result<CallOutcome<Outline>, Vec<Diagnostic>> {
-        Ok(CallOutcome::Ready(Outline::default()))
-    }
-
-    /// The stages.
-    ///
-    /// # Errors
-    /// All problems found; at least one is an error.
-    pub fn targets(&self, _resolved: &Resolved) -> Result<CallOutcome<Targets>, Vec<Diagnostic>> {
-        Ok(CallOutcome::Ready(Targets::default()))
+    /// Problems of the file as a whole, before any stage is looked at: syntax, other frontends, options of the checks.
+    fn whole_file(&self, file: &ParsedFile, table_problems: Vec<Problem>) -> Result<CheckOptions, Vec<Located>> {
+        let mut problems: Vec<Located> = file.problems.iter().cloned().map(Located::own).collect();
+        if problems.is_empty() {
+            problems.extend(table_problems.into_iter().map(Located::own));
+        } else {
+            // An instruction that could not be read may be the FROM that is missed.
+            problems.extend(table_problems.into_iter().filter(|problem| problem.code == "invalid-stage-name").map(Located::own));
+        }
+        match self.build_args.get("BUILDKIT_SYNTAX").map(String::as_str) {
+            Some(image) if !is_own_syntax(image) => problems.push(Located::nowhere(foreign_syntax(image, Span::default()))),
+            Some(_) => {}
+            None => {
+                if let Some(word) = file.dockerfile.directives.syntax.as_ref().filter(|word| !is_own_syntax(&word.value)) {
+                    problems.push(Located::own(foreign_syntax(&word.value, word.span)));
+                }
+            }
+        }
+        let check = match (self.build_args.get("BUILDKIT_DOCKERFILE_CHECK"), &file.dockerfile.directives.check) {
+            (Some(text), _) => CheckOptions::parse(text).map_err(|error| Located::nowhere(check_problem(&error, Span::default()))),
+            (None, Some(word)) => CheckOptions::parse(&word.value).map_err(|error| Located::own(check_problem(&error, word.span))),
+            (None, None) => Ok(CheckOptions::default()),
+        };
+        match check {
+            Ok(check) if !problems.iter().any(|located| located.problem.severity == crate::diagnostic::Severity::Error) => Ok(check),
+            Ok(_) => Err(problems),
+            Err(problem) => {
+                problems.push(problem);
+                Err(problems)
+            }
+        }
     }
 }
 
 impl Frontend for DockerfileFrontend {
-    fn compile(&self, _resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
-        Ok(Compilation::Needs(Vec::new()))
+    fn compile(&self, resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
+        let file = match self.open(resolved)? {
+            Opened::Need(need) => return Ok(Compilation::Needs(vec![need])),
+            Opened::File(file) => file,
+        };
+        let (table, problems) = StageTable::new(&file.dockerfile);
+        let check = self.whole_file(&file, problems).map_err(|problems| located(&file, &problems))?;
+        let target = table.target(self.options.target.as_deref()).map_err(|problem| vec![file.diagnostic(&Located::nowhere(problem))])?;
+        let mut compiler = Compiler::new(self, &file, &table, resolved, check);
+        let mut planned = Vec::new();
+        for platform in compiler.platforms() {
+            let run = compiler.start_platform(platform);
+            let plans = compiler.plan(&run, &[target]);
+            planned.push((run, plans));
+        }
+        if !compiler.problems.is_empty() {
+            return Err(compiler.diagnostics());
+        }
+        if !compiler.needs.is_empty() {
+            return Ok(Compilation::Needs(compiler.needs.into_iter().collect()));
+        }
+        compiler.linter.check_syntax(&file.dockerfile, &table);
+        let mut targets = Vec::new();
+        let mut epoch = None;
+        for (run, plans) in &planned {
+            let mut states = compiler.compile_stages(run, plans);
+            if let Some(state) = states[target].take() {
+                targets.push(compiler.target_image(&run.target, state));
+            }
+            epoch = run.declared.iter().rfind(|arg| arg.name == "SOURCE_DATE_EPOCH").and_then(|arg| Some((arg.value.clone()?, arg.place))).or(epoch);
+        }
+        let source_date_epoch = match epoch {
+            Some((text, place)) => compiler.epoch(&text, place),
+            None => self.build_args.get("SOURCE_DATE_EPOCH").and_then(|text| compiler.epoch(text, Span::default())),
+        };
+        if !compiler.problems.is_empty() {
+            return Err(compiler.diagnostics());
+        }
+        let warnings = compiler.warnings();
+        if compiler.linter.options().error && !warnings.is_empty() {
+            return Err(violations(warnings));
+        }
+        let sources = vec![std::sync::Arc::clone(&file.text)];
+        Ok(Compilation::Ready(Box::new(Compiled { graph: compiler.graph.finish(), targets, warnings, sources, source_date_epoch })))
     }
+}
+
+impl Compiler<'_> {
+    /// `SOURCE_DATE_EPOCH` as given in the file or as a build argument (A14.1).
+    fn epoch(&mut self, text: &str, place: Span) -> Option<i64> {
+        if text.is_empty() || text == "context" {
+            return None;
+        }
+        let seconds = text.parse::<i64>().ok();
+        if seconds.is_none() {
+            let problem = Problem::error("source-date-epoch", format!("invalid SOURCE_DATE_EPOCH: {text:?} is no number of seconds"), place);
+            let problem = problem.help("write seconds since 1970, such as the output of `git log -1 --format=%ct`");
+            self.note(if place == Span::default() { Located::nowhere(problem) } else { Located::own(problem) });
+        }
+        seconds
+    }
+}
+
+fn located(file: &ParsedFile, problems: &[Located]) -> Vec<Diagnostic> {
+    problems.iter().map(|problem| file.diagnostic(problem)).collect()
+}
+
+/// A problem of no place in a file.
+fn plain_error(code: &str, message: String) -> Diagnostic {
+    Diagnostic { severity: Severity::Error, code: code.to_owned(), message, location: None, label: None, help: None, url: None }
+}
+
+/// `error=true`: the findings, and the error that they are.
+fn violations(mut warnings: Vec<Diagnostic>) -> Vec<Diagnostic> {
+    let mut rules: Vec<&str> = Vec::new();
+    for warning in &warnings {
+        if !rules.contains(&warning.code.as_str()) {
+            rules.push(&warning.code);
+        }
+    }
+    let error = plain_error("lint-violation", format!("lint violation found for rules: {}", rules.join(", ")));
+    warnings.push(error);
+    warnings
+}
+
+fn check_problem(error: &crate::lint::InvalidCheckOptions, span: Span) -> Problem {
+    Problem::error("check-options", format!("failed to parse check options: {error}"), span)
+        .help("for example: # check=skip=JSONArgsRecommended,StageNameCasing;error=true")
+}
+
+/// Whether a syntax image is the language that is built in here (A1.7).
+fn is_own_syntax(value: &str) -> bool {
+    let image = value.split_whitespace().next().unwrap_or_default();
+    let image = image.strip_prefix("docker.io/").or_else(|| image.strip_prefix("index.docker.io/")).unwrap_or(image);
+    let name = image.split('@').next().unwrap_or_default();
+    let name = name.split(':').next().unwrap_or_default();
+    image.is_empty() || image == "dockerfile.v0" || matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream")
+}
+
+fn foreign_syntax(image: &str, span: Span) -> Problem {
+    Problem::error("syntax-image", format!("the syntax image {image} is another front end, and front ends are not fetched and run"), span)
+        .help("remove the syntax line, or name docker/dockerfile:1")
 }

@@ -1,0 +1,403 @@
+//! COPY and ADD: one layer each, whatever they copy (`features.md` A9).
+
+use builder_core::graph::{Chmod, CopyAction, Dest, FileAction, FileOp, Op, Owner, VertexId};
+use builder_core::oci::Sha256Digest;
+
+use super::plan::Asker;
+use super::platform::Origin;
+use super::remote::{GitReference, http_filename, is_http};
+use super::stages::Step;
+use super::state::{StageState, StepNames};
+use super::text::{absolute, clipped};
+use super::{Compiler, NamedContext};
+use crate::ast::{Add, Copy, CopyPaths, Heredoc, Word};
+use crate::diagnostic::Problem;
+use crate::expand;
+use crate::lint;
+
+/// What COPY and ADD have in common.
+struct Flags<'i> {
+    keyword: &'static str,
+    paths: &'i CopyPaths,
+    chown: Option<&'i Word>,
+    chmod: Option<&'i Word>,
+    link: bool,
+    parents: bool,
+    excludes: &'i [Word],
+}
+
+/// One source, expanded.
+enum Source {
+    /// A path in the origin of the instruction.
+    Path(String),
+    /// A file on a web server.
+    Http(String),
+    /// A repository.
+    Git(GitReference),
+}
+
+/// Actions and their inputs, as they come together.
+#[derive(Default)]
+struct Work {
+    actions: Vec<FileAction>,
+    inputs: Vec<VertexId>,
+}
+
+/// What all actions of one instruction share.
+struct Shared {
+    dest: Dest,
+    owner: Option<Owner>,
+    chmod: Option<Chmod>,
+    excludes: Vec<String>,
+    parents: bool,
+}
+
+impl Shared {
+    fn copy(&self, input: usize, sources: Vec<String>, unpack: bool, reset_owner: bool) -> FileAction {
+        FileAction::Copy(CopyAction {
+            input,
+            sources,
+            dest: self.dest.clone(),
+            owner: self.owner.clone(),
+            chmod: self.chmod.clone(),
+            parents: self.parents,
+            excludes: self.excludes.clone(),
+            unpack,
+            reset_owner,
+        })
+    }
+}
+
+impl Compiler<'_> {
+    pub(crate) fn compile_copy(&mut self, copy: &Copy, state: &mut StageState, step: &Step<'_>, names: &mut StepNames) {
+        let flags = Flags {
+            keyword: "COPY",
+            paths: &copy.paths,
+            chown: copy.chown.as_ref(),
+            chmod: copy.chmod.as_ref(),
+            link: copy.link,
+            parents: copy.parents,
+            excludes: &copy.excludes,
+        };
+        let origin = match &copy.from {
+            Some(from) => match self.origin(&from.value, step.stage, &step.plan.base, Asker::Copy) {
+                Ok(origin) => origin,
+                // Noted when the stage was planned.
+                Err(_) => return,
+            },
+            None => self.main_context(),
+        };
+        self.compile_paths(&flags, &origin, None, state, step, names);
+    }
+
+    pub(crate) fn compile_add(&mut self, add: &Add, state: &mut StageState, step: &Step<'_>, names: &mut StepNames) {
+        let flags = Flags {
+            keyword: "ADD",
+            paths: &add.paths,
+            chown: add.chown.as_ref(),
+            chmod: add.chmod.as_ref(),
+            link: add.link,
+            parents: false,
+            excludes: &add.excludes,
+        };
+        let origin = self.main_context();
+        self.compile_paths(&flags, &origin, Some(add), state, step, names);
+    }
+
+    fn main_context(&self) -> Origin {
+        Origin::Context { name: None, context: self.options.context.clone() }
+    }
+
+    fn compile_paths(
+        &mut self,
+        flags: &Flags<'_>,
+        origin: &Origin,
+        add: Option<&Add>,
+        state: &mut StageState,
+        step: &Step<'_>,
+        names: &mut StepNames,
+    ) {
+        let before = self.errors();
+        let name = names.next(&self.step_text(step, state, &[]));
+        let base = state.tree.filter(|_| !flags.link);
+        let owner = flags.chown.and_then(|word| Some((self.expand(word, state, step)?, word)));
+        if let Some((owner, word)) = &owner
+            && base.is_none()
+            && !is_numeric_owner(owner)
+        {
+            let why = if flags.link && state.tree.is_some() { "--link copies into an empty tree" } else { "the stage is empty" };
+            let message = format!("cannot look up owner {owner:?}: {why}, which has no /etc/passwd and /etc/group");
+            self.fail(step.place(), Problem::error("unknown-owner", message, word.span).help("write numbers: --chown=uid:gid"));
+        }
+        let chmod = flags.chmod.and_then(|word| Some((self.expand(word, state, step)?, word)));
+        let mode = chmod.as_ref().and_then(|(text, word)| match Chmod::parse(text) {
+            Ok(mode) => Some(mode),
+            Err(error) => {
+                self.fail(step.place(), Problem::error("invalid-chmod", error.to_string(), word.span));
+                None
+            }
+        });
+        let sources: Vec<(String, &Word)> = flags.paths.sources.iter().filter_map(|word| Some((self.expand(word, state, step)?, word))).collect();
+        let written_dest = self.expand(&flags.paths.dest, state, step);
+        let checksum = add.and_then(|add| add.checksum.as_ref()).and_then(|word| Some((self.expand(word, state, step)?, word)));
+        if self.errors() != before {
+            return;
+        }
+        let Some(written_dest) = written_dest else { return };
+
+        let mut texts: Vec<String> = vec![flags.keyword.to_owned()];
+        texts.extend(flags.parents.then(|| "--parents".to_owned()));
+        texts.extend(owner.as_ref().map(|(owner, _)| format!("--chown={owner}")));
+        texts.extend(chmod.as_ref().map(|(chmod, _)| format!("--chmod={chmod}")));
+        texts.extend(sources.iter().map(|(source, _)| source.clone()));
+        texts.extend(flags.paths.heredocs.iter().map(|heredoc| format!("<<{}", heredoc.name)));
+        texts.push(written_dest.clone());
+        let created_by = format!("{} # buildkit", texts.join(" "));
+
+        let shared = Shared {
+            dest: destination(state.workdir(), &written_dest),
+            owner: owner.map(|(text, _)| Owner { text }),
+            chmod: mode,
+            excludes: flags.excludes.iter().map(|word| word.value.clone()).collect(),
+            parents: flags.parents,
+        };
+        let mut work = Work { actions: Vec::new(), inputs: base.into_iter().collect() };
+        if self.sources(&sources, checksum.as_ref(), origin, add, &shared, step, &mut work).is_none() || self.errors() != before {
+            return;
+        }
+        self.heredocs(&flags.paths.heredocs, &shared, state, step, &mut work);
+        if self.errors() != before {
+            return;
+        }
+        if add.is_some() || flags.paths.sources.iter().any(|_| true) {
+            self.check_ignored(flags.keyword, &sources, origin, step);
+        }
+
+        let meta = self.meta(name.clone(), step.place(), step.ignore_cache);
+        let layer = self.graph.add(Op::File(FileOp { base: base.is_some(), actions: work.actions }), work.inputs, meta);
+        state.tree = Some(match state.tree.filter(|_| flags.link) {
+            Some(below) => {
+                let meta = self.meta(format!("LINK {name}"), step.place(), false);
+                self.graph.add(Op::Merge, vec![below, layer], meta)
+            }
+            None => layer,
+        });
+        state.note_layer(created_by, layer);
+    }
+
+    /// Turns sources into actions: neighbouring paths share one, every address gets its own.
+    #[expect(clippy::too_many_arguments, reason = "one caller, and each argument is a different thing the instruction says")]
+    fn sources(
+        &mut self,
+        sources: &[(String, &Word)],
+        checksum: Option<&(String, &Word)>,
+        origin: &Origin,
+        add: Option<&Add>,
+        shared: &Shared,
+        step: &Step<'_>,
+        work: &mut Work,
+    ) -> Option<()> {
+        let mut read = Vec::new();
+        for (text, word) in sources {
+            match self.source(text, add.is_some(), shared.parents) {
+                Ok(source) => read.push((source, *word)),
+                Err(problem) => self.fail(step.place(), Problem { span: word.span, ..problem }),
+            }
+        }
+        let digest = match checksum {
+            Some((text, word)) => self.checksum(text, word, &read, sources.len(), step)?,
+            None => Checksum::None,
+        };
+        let mut local: Option<(usize, bool)> = None;
+        let unpack_local = add.is_some_and(|add| add.unpack.unwrap_or(true));
+        let mut paths: Vec<String> = Vec::new();
+        for (source, word) in read {
+            let input = match source {
+                Source::Path(path) => {
+                    if local.is_none() {
+                        // In a call that builds nothing a stage may be missing; its problems are known already.
+                        let (vertex, reset) = self.origin_vertex(origin, step)?;
+                        work.inputs.push(vertex);
+                        local = Some((work.inputs.len() - 1, reset));
+                    }
+                    paths.push(path);
+                    continue;
+                }
+                Source::Http(url) => {
+                    let checksum = if let Checksum::Bytes(digest) = digest { Some(digest) } else { None };
+                    let name = self.step_source_name(&url);
+                    let vertex = self.http_vertex(&url, checksum, name, step.place());
+                    (vertex, vec![http_filename(&url)], add.is_some_and(|add| add.unpack == Some(true)))
+                }
+                Source::Git(git) => {
+                    let mut git = git;
+                    if let Checksum::Commit(commit) = &digest {
+                        if git.checksum.as_ref().is_some_and(|known| !known.starts_with(commit.as_str()) && !commit.starts_with(known.as_str())) {
+                            let message = "the checksum of the address and that of --checksum contradict each other";
+                            self.fail(step.place(), Problem::error("checksum", message, word.span));
+                        }
+                        git.checksum = Some(commit.clone());
+                    }
+                    let keep = add.filter(|add| add.keep_git_dir).map(|_| true);
+                    let name = self.step_source_name(&git.url);
+                    let meta = self.meta(name, step.place(), false);
+                    (self.graph.add(Op::Source(git.source(keep)), Vec::new(), meta), vec![String::new()], false)
+                }
+            };
+            let (vertex, files, unpack) = input;
+            if let Some((input, reset)) = local
+                && !paths.is_empty()
+            {
+                work.actions.push(shared.copy(input, std::mem::take(&mut paths), unpack_local, reset));
+            }
+            work.inputs.push(vertex);
+            work.actions.push(shared.copy(work.inputs.len() - 1, files, unpack, false));
+        }
+        if let Some((input, reset)) = local
+            && !paths.is_empty()
+        {
+            work.actions.push(shared.copy(input, paths, unpack_local, reset));
+        }
+        Some(())
+    }
+
+    #[expect(clippy::unused_self, reason = "reads like its neighbours")]
+    fn step_source_name(&self, url: &str) -> String {
+        // What stands between `//` and `@` may be a password.
+        let shown = match url.split_once("://") {
+            Some((scheme, rest)) => match rest.split('/').next().and_then(|host| host.rfind('@')) {
+                Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+                None => url.to_owned(),
+            },
+            None => url.to_owned(),
+        };
+        format!("[internal] load {shown}")
+    }
+
+    #[expect(clippy::unused_self, reason = "reads like its neighbours")]
+    fn source(&self, text: &str, is_add: bool, parents: bool) -> Result<Source, Problem> {
+        let nowhere = crate::source::Span::default();
+        let git = GitReference::parse(text);
+        if !is_add {
+            if is_http(text) {
+                return Err(Problem::error("copy-url", "source can't be a URL for COPY", nowhere).help("use ADD for addresses"));
+            }
+            if git.is_some() {
+                return Err(Problem::error("copy-url", "source can't be a git ref for COPY", nowhere).help("use ADD for git repositories"));
+            }
+        }
+        match git {
+            Some(Ok(git)) => return Ok(Source::Git(git)),
+            Some(Err(reason)) => return Err(Problem::error("git-reference", format!("cannot use git repository {text}: {reason}"), nowhere)),
+            None => {}
+        }
+        if is_http(text) {
+            return Ok(Source::Http(text.to_owned()));
+        }
+        // `/./` marks where the kept parents begin (A9.11), so it must survive cleaning.
+        Ok(Source::Path(match text.split_once("/./").filter(|_| parents) {
+            Some((pivot, rest)) => format!("{}/./{}", clipped(pivot), clipped(rest)),
+            None => clipped(text),
+        }))
+    }
+
+    fn checksum(&mut self, text: &str, word: &Word, sources: &[(Source, &Word)], count: usize, step: &Step<'_>) -> Option<Checksum> {
+        let problem = |message: &str| Problem::error("checksum", message.to_owned(), word.span);
+        let found = match sources {
+            [(Source::Http(_), _)] if count == 1 => text
+                .parse::<Sha256Digest>()
+                .map(Checksum::Bytes)
+                .map_err(|_| problem("invalid checksum: expected sha256: and 64 hexadecimal digits")),
+            [(Source::Git(_), _)] if count == 1 => {
+                let hex = (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
+                if hex { Ok(Checksum::Commit(text.to_lowercase())) } else { Err(problem("invalid checksum: expected 7 to 64 digits of a commit")) }
+            }
+            [_] if count == 1 => Err(problem("checksum requires HTTP(S) or Git sources")),
+            _ => Err(problem("checksum can't be specified for multiple sources")),
+        };
+        match found {
+            Ok(checksum) => Some(checksum),
+            Err(problem) => {
+                self.fail(step.place(), problem);
+                None
+            }
+        }
+    }
+
+    fn heredocs(&mut self, heredocs: &[Heredoc], shared: &Shared, state: &StageState, step: &Step<'_>, work: &mut Work) {
+        for heredoc in heredocs {
+            // Of several bodies with one name the last counts for all (A3.5).
+            let heredoc = heredocs.iter().rfind(|other| other.name == heredoc.name).unwrap_or(heredoc);
+            let mut body = heredoc.body.clone();
+            if heredoc.expand {
+                match expand::expand_heredoc(&heredoc.body, &state.variables) {
+                    Ok(expanded) => {
+                        self.check_defined(&expanded.used, state, step);
+                        body = expanded.text;
+                    }
+                    Err(error) => self.fail(step.place(), Problem::error("bad-substitution", error.to_string(), heredoc.body_span)),
+                }
+            }
+            work.actions.push(FileAction::MakeFile {
+                dest: shared.dest.clone(),
+                name: heredoc.name.clone(),
+                data: body.into_bytes(),
+                chmod: shared.chmod.clone(),
+                owner: shared.owner.clone(),
+            });
+        }
+    }
+
+    /// `CopyIgnoredFile`: silent once the ignore file lets anything in again, because then only a walk could tell.
+    fn check_ignored(&mut self, keyword: &str, sources: &[(String, &Word)], origin: &Origin, step: &Step<'_>) {
+        let main = matches!(origin, Origin::Context { name: None, context: NamedContext::Local { .. } });
+        let Some(ignore) = self.options.context_ignore.as_ref().filter(|ignore| main && !ignore.has_negations()) else { return };
+        let verb = if keyword == "ADD" { "Add" } else { "Copy" };
+        for (source, _) in sources {
+            let path = clipped(source);
+            if !path.is_empty() && !is_http(source) && ignore.excludes(path.as_bytes()) {
+                self.lint(&lint::COPY_IGNORED_FILE, step, format!("Attempting to {verb} file {source:?} that is excluded by .dockerignore"));
+            }
+        }
+    }
+}
+
+/// What `--checksum` says.
+enum Checksum {
+    None,
+    Bytes(Sha256Digest),
+    Commit(String),
+}
+
+/// Absolute; a slash or `.` at its end means a directory (A9.1).
+fn destination(workdir: &str, written: &str) -> Dest {
+    let is_dir = written.is_empty() || written.ends_with('/') || written == "." || written.ends_with("/.") || written == ".." || written.ends_with("/..");
+    let path = absolute(workdir, written);
+    Dest { is_dir: is_dir || path == "/", path }
+}
+
+/// Whether an owner needs no look-up: numbers, or `root`, which is always 0.
+fn is_numeric_owner(owner: &str) -> bool {
+    owner.splitn(2, ':').all(|part| part.is_empty() || part == "root" || part.parse::<u32>().is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a9_1_destinations() {
+        for (written, path, is_dir) in [
+            ("x", "/w/x", false),
+            ("x/", "/w/x", true),
+            (".", "/w", true),
+            ("./", "/w", true),
+            ("/", "/", true),
+            ("/a/../b", "/b", false),
+            ("/a/.", "/a", true),
+            ("./rel/", "/w/rel", true),
+        ] {
+            assert_eq!(destination("/w", written), Dest { path: path.into(), is_dir }, "{written}");
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! Which stages a target reaches, and which images those need: everything that is known before any step is compiled.
+//!
+//! A stage may only use earlier ones, so one pass from the last stage to the first finds all that is reachable, without recursion;
+//! what points forward or to itself is an error at that instruction (`features.md` A6.5).
+
+use std::borrow::Cow;
+
+use builder_core::frontend::{Answer, ResolvedImage};
+
+use super::file::{Located, Place};
+use super::platform::{Base, ImageSource, Origin, PlatformRun};
+use super::Compiler;
+use crate::ast::{Instruction, InstructionKind, MountFlag};
+use crate::diagnostic::Problem;
+use crate::parser;
+use crate::stage::StageReference;
+use crate::suggest;
+
+/// A reachable stage, ready to be compiled.
+#[derive(Debug)]
+pub(crate) struct PlannedStage<'a> {
+    pub(crate) base: Base,
+    /// Triggers of the base, then the stage's own instructions.
+    pub(crate) steps: Vec<PlannedStep<'a>>,
+}
+
+/// One instruction and where it counts as standing.
+#[derive(Debug)]
+pub(crate) struct PlannedStep<'a> {
+    pub(crate) instruction: Cow<'a, Instruction>,
+    pub(crate) place: Place,
+}
+
+/// What is known of an image.
+pub(crate) enum Known<'a> {
+    /// Everything.
+    Image(&'a ResolvedImage),
+    /// It can't be had.
+    Failed(&'a str),
+    /// Nothing yet.
+    Unknown,
+}
+
+/// Who asks for an origin; decides words and rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Copy,
+    Mount,
+}
+
+impl<'a> Compiler<'a> {
+    /// Plans what `targets` reach. Stages that aren't reached are none.
+    pub(crate) fn plan(&mut self, run: &PlatformRun, targets: &[usize]) -> Vec<Option<PlannedStage<'a>>> {
+        let count = self.table.stages.len();
+        let mut needed = vec![false; count];
+        for &target in targets {
+            needed[target] = true;
+        }
+        let mut plans: Vec<Option<PlannedStage<'a>>> = (0..count).map(|_| None).collect();
+        for index in (0..count).rev() {
+            if needed[index] {
+                plans[index] = self.plan_stage(run, index, &mut needed);
+            }
+        }
+        plans
+    }
+
+    fn plan_stage(&mut self, run: &PlatformRun, index: usize, needed: &mut [bool]) -> Option<PlannedStage<'a>> {
+        let table = self.table;
+        let stage = &table.stages[index];
+        let from_place = Place::of(stage.instruction);
+        let base = match &run.bases[index] {
+            Ok(base) => base.clone(),
+            Err(problems) => {
+                for problem in problems {
+                    self.fail(from_place, problem.clone());
+                }
+                return None;
+            }
+        };
+        let mut triggers = Vec::new();
+        match &base.origin {
+            Origin::Stage(below) => {
+                needed[*below] = true;
+                triggers = self.triggers_of_stage(run, *below);
+            }
+            Origin::Image(image) => match self.known(image) {
+                Known::Image(resolved) => triggers = resolved.config.config.on_build.clone().unwrap_or_default(),
+                Known::Failed(reason) => {
+                    let problem = self.missing_image(image, reason, stage.from.base.span, index);
+                    self.fail(from_place, problem);
+                    return None;
+                }
+                Known::Unknown => {
+                    self.needs.insert(image.need());
+                }
+            },
+            Origin::Scratch | Origin::Context { .. } => {}
+        }
+        let mut steps = Vec::new();
+        if !base.replaced {
+            for trigger in &triggers {
+                match parser::parse_trigger(trigger, self.escape()) {
+                    Ok(instruction) => {
+                        steps.push(PlannedStep { instruction: Cow::Owned(instruction), place: Place { lines: stage.instruction.span, trigger: true } });
+                    }
+                    Err(mut problem) => {
+                        problem.message = format!("trigger {trigger:?} of the base: {}", problem.message);
+                        self.fail(Place { lines: stage.instruction.span, trigger: true }, problem);
+                    }
+                }
+            }
+            steps.extend(stage.body.iter().map(|instruction| PlannedStep { instruction: Cow::Borrowed(instruction), place: Place::of(instruction) }));
+        }
+        for step in &steps {
+            self.plan_references(run, index, &base, step, needed);
+        }
+        Some(PlannedStage { base, steps })
+    }
+
+    /// The triggers that a stage of this file leaves to those that begin with it.
+    fn triggers_of_stage(&mut self, run: &PlatformRun, index: usize) -> Vec<String> {
+        if let Ok(Base { origin: Origin::Image(image), replaced: true, .. }) = &run.bases[index] {
+            return match self.known(image) {
+                Known::Image(resolved) => resolved.config.config.on_build.clone().unwrap_or_default(),
+                Known::Failed(_) | Known::Unknown => Vec::new(),
+            };
+        }
+        let own = self.table.stages[index].body.iter();
+        own.filter_map(|instruction| match &instruction.kind {
+            InstructionKind::Onbuild(onbuild) => Some(onbuild.text.clone()),
+            _ => None,
+        })
+        .collect()
+    }
+
+    fn plan_references(&mut self, run: &PlatformRun, index: usize, base: &Base, step: &PlannedStep<'_>, needed: &mut [bool]) {
+        let mut origins = Vec::new();
+        match &step.instruction.kind {
+            InstructionKind::Copy(copy) => {
+                if let Some(from) = &copy.from {
+                    origins.push((self.origin(&from.value, index, base, Asker::Copy), from.span));
+                }
+            }
+            InstructionKind::Run(run) => {
+                for mount in &run.mounts {
+                    if let Some(from) = mount_from(mount) {
+                        origins.push((self.origin(&from.value, index, base, Asker::Mount), from.span));
+                    }
+                }
+            }
+            _ => {}
+        }
+        for (origin, span) in origins {
+            match origin {
+                Ok(Origin::Stage(used)) => needed[used] = true,
+                Ok(Origin::Image(image)) => match self.known(&image) {
+                    Known::Image(_) => {}
+                    Known::Failed(reason) => {
+                        let problem = self.missing_image(&image, reason, span, index);
+                        self.fail(step.place, problem);
+                    }
+                    Known::Unknown => {
+                        self.needs.insert(image.need());
+                    }
+                },
+                Ok(Origin::Scratch | Origin::Context { .. }) => {}
+                Err(mut problem) => {
+                    problem.span = span;
+                    self.fail(step.place, problem);
+                }
+            }
+        }
+        let _ = run;
+    }
+
+    /// What `text` of a COPY --from or a mount's `from` in stage `index` means.
+    pub(crate) fn origin(&self, text: &str, index: usize, base: &Base, asker: Asker) -> Result<Origin, Problem> {
+        let no_place = crate::source::Span::default();
+        let current = self.table.stages[index].display_name();
+        let reference = match asker {
+            Asker::Copy => self.table.source(text),
+            Asker::Mount => self.table.by_name(text).map_or(StageReference::Other, StageReference::Stage),
+        };
+        match reference {
+            StageReference::Stage(used) if used == index => {
+                let problem = Problem::error("stage-cycle", format!("circular dependency detected on stage: {current}"), no_place);
+                Err(problem.help("a stage can use only what earlier stages made"))
+            }
+            StageReference::Stage(used) if used > index => {
+                let later = self.table.stages[used].display_name();
+                let message = match asker {
+                    Asker::Copy => format!("cannot copy from stage {later:?}, it needs to be defined before current stage {current:?}"),
+                    Asker::Mount => format!("cannot mount from stage {later:?}, it needs to be defined before current stage {current:?}"),
+                };
+                Err(Problem::error("later-stage", message, no_place).help(format!("move stage {later:?} above stage {current:?}")))
+            }
+            StageReference::Stage(used) => Ok(Origin::Stage(used)),
+            StageReference::NoSuchIndex => {
+                let problem = Problem::error("unknown-stage", format!("invalid stage index {text}"), no_place);
+                Err(problem.help(format!("stages so far are 0 to {index}; better name a stage with FROM … AS name")))
+            }
+            StageReference::Other if text.contains('$') => {
+                let message = match asker {
+                    Asker::Copy => "variable expansion is not supported for --from".to_owned(),
+                    Asker::Mount => "'from' doesn't support variable expansion".to_owned(),
+                };
+                Err(Problem::error("from-variable", message, no_place)
+                    .help("define a new stage with FROM, using an ARG from global scope, and name that stage here"))
+            }
+            StageReference::Other if asker == Asker::Mount && text.parse::<u64>().is_ok() => {
+                Err(Problem::error("unknown-stage", format!("from={text} names no stage: a mount takes a stage's name, not its index"), no_place)
+                    .help("name the stage with FROM … AS name and write from=name"))
+            }
+            StageReference::Other => self.outside_origin(text, &base.platform).map_err(|reason| {
+                let problem = Problem::error("unknown-stage", format!("{text:?} is no stage, no named context and no image: {reason}"), no_place);
+                match suggest::did_you_mean(text, self.table.names()) {
+                    Some(help) => problem.help(help),
+                    None => problem,
+                }
+            }),
+        }
+    }
+
+    /// What has been resolved of an image.
+    pub(crate) fn known(&self, image: &ImageSource) -> Known<'a> {
+        match self.resolved.answers.get(&image.need()) {
+            Some(Answer::Image(resolved)) => Known::Image(resolved),
+            Some(Answer::Failed(reason)) => Known::Failed(reason),
+            Some(Answer::File(_)) | None => Known::Unknown,
+        }
+    }
+
+    fn missing_image(&self, image: &ImageSource, reason: &str, span: crate::source::Span, index: usize) -> Problem {
+        let reference = &image.reference;
+        let problem = Problem::error("image", format!("{reference}: failed to resolve source metadata for {reference}: {reason}"), span);
+        let stages = self.table.stages[..index].iter().filter_map(|stage| stage.name.as_deref());
+        let near = suggest::nearest(&reference.familiar(), stages);
+        match near {
+            Some(near) => problem.help(format!("did you mean the stage `{near}`?")),
+            None => problem,
+        }
+    }
+
+    /// Notes a problem of an instruction.
+    pub(crate) fn fail(&mut self, place: Place, problem: Problem) {
+        let located = place.locate(problem);
+        self.note(located);
+    }
+
+    /// Notes a problem, once.
+    pub(crate) fn note(&mut self, located: Located) {
+        if !self.problems.contains(&located) {
+            self.problems.push(located);
+        }
+    }
+}
+
+/// The `from` of a mount.
+pub(crate) fn mount_from(mount: &MountFlag) -> Option<&crate::ast::Word> {
+    mount.fields.iter().rfind(|(key, _)| key.value == "from").and_then(|(_, value)| value.as_ref()).filter(|value| !value.value.is_empty())
+}

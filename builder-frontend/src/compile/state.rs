@@ -1,0 +1,160 @@
+//! What a stage is at one of its lines: its tree, its image config, its variables.
+
+use builder_core::frontend::HistoryEntry;
+use builder_core::graph::VertexId;
+use builder_core::oci::{ImageDocument, Platform};
+
+use crate::expand::Environment;
+use crate::source::Span;
+
+/// PATH where an image gives none (`features.md` A6.11).
+pub(crate) const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// The shell of the shell forms where SHELL gives none.
+const DEFAULT_SHELL: &[&str] = &["/bin/sh", "-c"];
+const DEFAULT_WINDOWS_SHELL: &[&str] = &["cmd", "/S", "/C"];
+
+/// A stage at one of its lines.
+#[derive(Debug, Clone)]
+pub(crate) struct StageState {
+    /// Its tree; none while it is empty (`scratch`).
+    pub(crate) tree: Option<VertexId>,
+    /// Its image's config; history and layers are filled in later.
+    pub(crate) document: ImageDocument,
+    /// Its history.
+    pub(crate) history: Vec<HistoryEntry>,
+    /// ENV and ARG, in the order they were set.
+    pub(crate) variables: Environment,
+    /// ARGs in scope, in order, with repetitions (`features.md` A13.2).
+    pub(crate) args: Vec<(String, Option<String>)>,
+    /// What its processes run on.
+    pub(crate) platform: Platform,
+    /// Whether a WORKDIR was seen in it or below it.
+    pub(crate) workdir_set: bool,
+    /// The last CMD, ENTRYPOINT and HEALTHCHECK of this very stage.
+    pub(crate) own: OwnInstructions,
+}
+
+/// Places of instructions of which a stage should have one.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct OwnInstructions {
+    pub(crate) cmd: Option<Span>,
+    pub(crate) entrypoint: Option<Span>,
+    pub(crate) healthcheck: Option<Span>,
+}
+
+impl StageState {
+    /// `FROM scratch`, or files that bring no config.
+    pub(crate) fn empty(platform: Platform, tree: Option<VertexId>) -> Self {
+        let mut document = ImageDocument::default();
+        document.config.working_dir = "/".to_owned();
+        Self::start(document, platform, tree, Vec::new())
+    }
+
+    /// From an image's config; its triggers are gone by now.
+    pub(crate) fn from_image(mut document: ImageDocument, platform: Platform, tree: Option<VertexId>) -> Self {
+        let history = std::mem::take(&mut document.history).into_iter().map(HistoryEntry::Base).collect();
+        document.created = None;
+        document.rootfs = builder_core::oci::config::RootFs::default();
+        Self::start(document, platform, tree, history)
+    }
+
+    fn start(mut document: ImageDocument, platform: Platform, tree: Option<VertexId>, history: Vec<HistoryEntry>) -> Self {
+        document.config.on_build = None;
+        if document.os.is_empty() {
+            document.os.clone_from(&platform.os);
+        }
+        if document.architecture.is_empty() {
+            document.architecture.clone_from(&platform.architecture);
+            document.variant = Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
+        }
+        let mut variables = Environment::new();
+        for entry in document.config.env.iter().flatten() {
+            let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
+            variables.set(name, value);
+        }
+        let mut state = Self {
+            tree,
+            document,
+            history,
+            variables,
+            args: Vec::new(),
+            platform,
+            workdir_set: false,
+            own: OwnInstructions::default(),
+        };
+        if state.variables.get("PATH").is_none() && state.platform.os != "windows" {
+            state.set_env("PATH", DEFAULT_PATH);
+        }
+        state
+    }
+
+    /// What a stage that begins with `FROM this` starts as; also the triggers that it must run.
+    pub(crate) fn child(&self) -> Self {
+        let mut child = Self { own: OwnInstructions::default(), ..self.clone() };
+        child.document.config.on_build = None;
+        child
+    }
+
+    /// ENV: for what follows and for the image.
+    pub(crate) fn set_env(&mut self, name: &str, value: &str) {
+        self.variables.set(name, value);
+        let entry = format!("{name}={value}");
+        let env = self.document.config.env.get_or_insert_default();
+        match env.iter_mut().find(|old| old.split('=').next() == Some(name)) {
+            Some(old) => *old = entry,
+            None => env.push(entry),
+        }
+    }
+
+    /// The directory that relative paths are relative to.
+    pub(crate) fn workdir(&self) -> &str {
+        match self.document.config.working_dir.as_str() {
+            "" => "/",
+            dir => dir,
+        }
+    }
+
+    /// The shell of the shell forms.
+    pub(crate) fn shell(&self) -> Vec<String> {
+        let default = if self.platform.os == "windows" { DEFAULT_WINDOWS_SHELL } else { DEFAULT_SHELL };
+        match &self.document.config.shell {
+            Some(shell) if !shell.is_empty() => shell.clone(),
+            _ => default.iter().map(|&word| word.to_owned()).collect(),
+        }
+    }
+
+    /// A history entry without a layer.
+    pub(crate) fn note(&mut self, created_by: String) {
+        self.history.push(HistoryEntry::New { created_by, vertex: None });
+    }
+
+    /// A history entry for the layer that `vertex` makes.
+    pub(crate) fn note_layer(&mut self, created_by: String, vertex: VertexId) {
+        self.history.push(HistoryEntry::New { created_by, vertex: Some(vertex) });
+    }
+}
+
+/// Numbers a stage's steps (`features.md` C7.1).
+#[derive(Debug, Clone, Default)]
+pub(crate) struct StepNames {
+    /// Platform, then stage; none for a file of one stage and one platform.
+    pub(crate) prefix: Vec<String>,
+    /// How many steps there are: the image, RUN, COPY, ADD, WORKDIR.
+    pub(crate) total: usize,
+    /// How many were named.
+    pub(crate) index: usize,
+}
+
+impl StepNames {
+    /// The name of the next step.
+    pub(crate) fn next(&mut self, text: &str) -> String {
+        if self.total == 0 {
+            return text.to_owned();
+        }
+        self.index += 1;
+        let width = self.total.to_string().len();
+        let prefix: String = self.prefix.iter().map(|part| format!("{part} ")).collect();
+        format!("[{prefix}{:>width$}/{}] {text}", self.index, self.total)
+    }
+}
