@@ -42,13 +42,15 @@ pub struct Instruction {
     pub kind: InstructionKind,
     /// From the first byte of the keyword to the last byte (heredoc bodies and terminators included).
     pub span: Span,
+    /// The same without heredoc bodies and terminators.
+    pub head: Span,
     /// The keyword as written.
     pub keyword: Word,
     /// The whole instruction as one line: continuations joined, comments dropped, keyword as written, heredoc bodies left out. For step names.
     pub original: String,
-    /// The comment block directly above, without `#` and one blank; its lines in order (A2.4, A1.8), and whether a blank line stands between.
+    /// The comment lines since the last instruction, in order (A2.4, A1.8), and whether a blank line stands between. Directives are none.
     pub comments: Vec<Comment>,
-    /// Its continuation held a blank line (A2.3): the first one's place.
+    /// Its continuation held a blank line (A2.3): the first one's place. The reference reports the last line of `head` instead.
     pub blank_continuation: Option<Span>,
     /// Heredocs in order; also inside the kinds that use them.
     pub heredocs: Vec<Heredoc>,
@@ -78,12 +80,22 @@ pub struct Heredoc {
     pub expand: bool,
     /// `<<-`: tabs were stripped.
     pub chomp: bool,
-    /// Body, lines with their ends.
+    /// Body, lines with their ends; with `<<-` without leading tabs.
     pub body: String,
+    /// The body with its tabs, if tabs were stripped.
+    pub unstripped: Option<String>,
     /// Place of the word.
     pub span: Span,
     /// Place of the body.
     pub body_span: Span,
+}
+
+impl Heredoc {
+    /// The body as written: what is glued back together for a shell (A3.6), and what a trigger keeps.
+    #[must_use]
+    pub fn raw_body(&self) -> &str {
+        self.unstripped.as_deref().unwrap_or(&self.body)
+    }
 }
 
 /// What an instruction says.
@@ -105,7 +117,7 @@ pub enum InstructionKind {
     Arg(Vec<ArgDeclaration>),
     /// MAINTAINER, word for word.
     Maintainer(Word),
-    /// EXPOSE: words, before expansion.
+    /// EXPOSE: words as written and in that order, before expansion (the reference sorts them before it expands).
     Expose(Vec<Word>),
     /// COPY.
     Copy(Copy),

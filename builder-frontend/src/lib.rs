@@ -19,6 +19,7 @@ pub mod source;
 pub mod stage;
 pub mod suggest;
 
+mod heredoc;
 mod instruction;
 
 #[cfg(feature = "compile")]

@@ -1,11 +1,26 @@
 //! Text to syntax tree: the whole file, or one trigger out of an image's config.
 //!
 //! The parser never stops at the first problem and never panics: an instruction that can't be understood becomes a [`Problem`] and is left out of
-//! the tree.
+//! the tree. It looks at every byte a bounded number of times.
 
-use crate::ast::{Dockerfile, Instruction};
+use std::ops::Range;
+
+use crate::ast::{Dockerfile, Heredoc, Instruction, InstructionKind};
 use crate::diagnostic::Problem;
-use crate::source::SourceFile;
+use crate::directive;
+use crate::heredoc;
+use crate::instruction::{self, Line};
+use crate::lexer::{Lexer, LogicalLine, MAX_LINE_BYTES};
+use crate::source::{SourceFile, Span};
+
+/// Largest file: spans are 32 bit, and a Dockerfile is written by hand.
+pub const MAX_FILE_BYTES: usize = 64 << 20;
+
+/// Most instructions of a file: far more than any generator writes, few enough that later passes stay cheap.
+pub const MAX_INSTRUCTIONS: usize = 50_000;
+
+/// Most problems that are kept; behind so many nobody reads on.
+pub const MAX_PROBLEMS: usize = 1_000;
 
 /// What was understood, and what was not.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -17,14 +32,196 @@ pub struct Parsed {
 }
 
 /// Parses a whole file.
+///
+/// ```
+/// use builder_frontend::{ast::InstructionKind, parser, source::SourceFile};
+///
+/// let parsed = parser::parse(&SourceFile::new("Dockerfile", "FROM alpine\nRUN echo hello\nCOPPY a b"));
+/// assert!(matches!(parsed.dockerfile.instructions[1].kind, InstructionKind::Run(_)));
+/// assert_eq!(parsed.problems[0].help.as_deref(), Some("did you mean `COPY`?"));
+/// ```
 #[must_use]
 pub fn parse(source: &SourceFile) -> Parsed {
-    let _ = source;
-    Parsed::default()
+    let text = source.text.as_str();
+    if text.len() > MAX_FILE_BYTES {
+        let message = format!("the file has {} bytes; at most {MAX_FILE_BYTES} are read", text.len());
+        return Parsed { problems: vec![Problem::error("file-too-large", message, Span::default())], ..Parsed::default() };
+    }
+    let top = directive::read(text);
+    let mut reader = Reader::new(Lexer::new(text, top.end, top.directives.escape), top.directives.escape);
+    reader.problems = top.problems;
+    let mut stages = Stages::default();
+    let mut instructions = Vec::new();
+    while let Some(line) = reader.lexer.next_line() {
+        if instructions.len() == MAX_INSTRUCTIONS || reader.problems.len() >= MAX_PROBLEMS {
+            let message = format!("more than {MAX_INSTRUCTIONS} instructions or {MAX_PROBLEMS} problems; the rest of the file is not read");
+            reader.problems.push(Problem::error("too-many-instructions", message, line.span));
+            break;
+        }
+        let before = stages.before_from(&line);
+        let instruction = reader.instruction(&line);
+        if let Some(problem) = before.filter(|_| instruction.is_some()) {
+            reader.problems.push(problem);
+        }
+        instructions.extend(instruction);
+    }
+    for span in reader.lexer.long_lines() {
+        let message = format!("a line has {} bytes; at most {MAX_LINE_BYTES} are allowed", span.end - span.start);
+        let start = Span { start: span.start, end: span.start };
+        reader.problems.push(Problem::error("line-too-long", message, start).help("break it with line continuations, or copy a file instead"));
+    }
+    let mut problems = reader.problems;
+    problems.extend(stages.none(text).filter(|_| problems.is_empty()));
+    problems.sort_by_key(|problem| problem.span.start);
+    Parsed { dockerfile: Dockerfile { directives: top.directives, instructions }, problems }
 }
 
 /// Parses one trigger as an image's config keeps it (A10.9). Spans are places in `text`.
 pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Problem> {
-    let _ = (text, escape);
-    Err(Problem::error("empty-file", "the trigger is empty", crate::source::Span::default()))
+    let whole = Span::new(0, text.len());
+    let mut reader = Reader::new(Lexer::new(text, 0, escape), escape);
+    let Some(line) = reader.lexer.next_line() else {
+        return Err(Problem::error("invalid-trigger", "the trigger has no instruction", whole));
+    };
+    let Some(instruction) = reader.instruction(&line) else {
+        return Err(reader.problems.into_iter().next().unwrap_or_else(|| Problem::error("invalid-trigger", "the trigger can't be read", whole)));
+    };
+    if matches!(instruction.kind, InstructionKind::From(_) | InstructionKind::Onbuild(_)) {
+        return Err(Problem::error("invalid-trigger", format!("{} can't be a trigger", instruction.keyword.value), instruction.keyword.span));
+    }
+    if let Some(second) = reader.lexer.next_line() {
+        return Err(Problem::error("invalid-trigger", "a trigger holds one instruction", second.span).label("a second one begins here"));
+    }
+    Ok(instruction)
+}
+
+/// A cut line and what it says, put together.
+pub(crate) fn assemble(line: &Line<'_>, kind: InstructionKind, span: Span) -> Instruction {
+    let range = line.keyword.start..line.args.end.max(line.keyword.end);
+    Instruction {
+        kind,
+        span: Span { start: line.span_of(range.clone()).start, end: span.end },
+        head: line.span_of(range.clone()),
+        keyword: line.word(line.keyword.clone()),
+        original: line.logical.text[range].to_owned(),
+        comments: Vec::new(),
+        blank_continuation: line.logical.blank_continuation,
+        heredocs: line.heredocs.to_vec(),
+    }
+}
+
+/// The lexer and what went wrong so far.
+struct Reader<'a> {
+    lexer: Lexer<'a>,
+    escape: char,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Reader<'a> {
+    fn new(lexer: Lexer<'a>, escape: char) -> Self {
+        Self { lexer, escape, problems: Vec::new() }
+    }
+
+    /// One instruction with its heredocs; `None` if it has a problem.
+    fn instruction(&mut self, logical: &LogicalLine) -> Option<Instruction> {
+        let mut line = match Line::cut(logical, 0..logical.text.len(), self.escape) {
+            Ok(line) => line,
+            Err(unknown) => {
+                self.problems.push(unknown.problem(logical));
+                // A misspelt RUN has its body all the same; reading it as instructions would only add noise.
+                if matches!(unknown.nearest, Some("RUN" | "COPY" | "ADD" | "ONBUILD")) {
+                    self.heredocs(logical, 0..logical.text.len());
+                }
+                return None;
+            }
+        };
+        let heredocs = match line.heredoc_range() {
+            Some(range) => self.heredocs(logical, range)?,
+            None => Vec::new(),
+        };
+        line.heredocs = &heredocs;
+        let end = heredocs.last().map_or(logical.span.end, |last| last.body_span.end + terminator_length(last));
+        let span = Span { start: logical.span.start, end };
+        match instruction::parse(&line) {
+            Ok(kind) => {
+                let instruction = assemble(&line, kind, span);
+                Some(Instruction { comments: logical.comments.clone(), ..instruction })
+            }
+            Err(problem) => {
+                self.problems.push(problem);
+                None
+            }
+        }
+    }
+
+    /// The bodies of the heredocs that a line opens; `None` if one has no end.
+    fn heredocs(&mut self, logical: &LogicalLine, range: Range<usize>) -> Option<Vec<Heredoc>> {
+        let openings = heredoc::find(&logical.text[range.clone()], range.start);
+        let mut heredocs = Vec::with_capacity(openings.len());
+        for opening in openings {
+            let word = &logical.text[opening.range.clone()];
+            let span = logical.span_of(opening.range.clone());
+            let body = self.lexer.heredoc_body(&opening.name, opening.strip_tabs);
+            if !body.terminated {
+                self.problems.push(
+                    Problem::error("unterminated-heredoc", format!("the heredoc `{word}` has no end"), span)
+                        .label(format!("no line after this is exactly `{}`", opening.name))
+                        .help("end it with its name on a line of its own, without blanks; put quotes around `<<` if no heredoc is meant"),
+                );
+                return None;
+            }
+            heredocs.push(opening.with_body(&body.raw, word, span, body.span));
+        }
+        Some(heredocs)
+    }
+}
+
+/// What the terminator adds behind the body; its tabs and line end are left out, because nobody looks there.
+fn terminator_length(heredoc: &Heredoc) -> u32 {
+    u32::try_from(heredoc.name.len()).unwrap_or(0)
+}
+
+/// Whether instructions stand where they may (A0.3, A0.4).
+#[derive(Debug, Default)]
+struct Stages {
+    from: bool,
+    instruction: bool,
+    /// An instruction before the first FROM has been reported, or one there is unknown and may have been meant as FROM.
+    said: bool,
+}
+
+impl Stages {
+    fn before_from(&mut self, line: &LogicalLine) -> Option<Problem> {
+        self.instruction = true;
+        let keyword = line.text.split_whitespace().next().unwrap_or_default();
+        if keyword.eq_ignore_ascii_case("FROM") {
+            self.from = true;
+        }
+        if self.from || self.said || keyword.eq_ignore_ascii_case("ARG") {
+            return None;
+        }
+        self.said = true;
+        Some(
+            Problem::error(
+                "no-stage",
+                format!("{} stands before the first FROM, where there is no build stage yet", keyword.to_uppercase()),
+                line.span,
+            )
+            .label("only ARG may stand here")
+            .help("begin the file with FROM"),
+        )
+    }
+
+    fn none(&self, text: &str) -> Option<Problem> {
+        let last = text.trim_end();
+        let start = last.rfind('\n').map_or(0, |end| end + 1);
+        let span = Span::new(start, last.len());
+        if text.trim_start_matches(crate::lexer::BYTE_ORDER_MARK).is_empty() {
+            return Some(Problem::error("empty-file", "the Dockerfile is empty", Span::default()).help("begin it with FROM"));
+        }
+        if !self.instruction {
+            return Some(Problem::error("no-instructions", "the Dockerfile has no instructions", span).help("begin it with FROM"));
+        }
+        (!self.from).then(|| Problem::error("no-stages", "the Dockerfile has no stage to build", span).help("add a FROM"))
+    }
 }

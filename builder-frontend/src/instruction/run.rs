@@ -1,0 +1,183 @@
+//! RUN: flags, command, and the three ways a heredoc becomes a script (`features.md` A3.6, A8).
+
+use crate::ast::{CommandLine, InstructionKind, MountFlag, Run, RunCommand, Word};
+use crate::diagnostic::Problem;
+use crate::heredoc;
+use crate::source::{Span, Spanned};
+use crate::suggest;
+
+use super::Line;
+use super::command::command_line;
+use super::flags::{Flags, Takes};
+
+const RUN_FLAGS: &[(&str, Takes)] = &[("mount", Takes::List), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::List)];
+
+/// Every key of a mount, aliases included (A8.3).
+const MOUNT_KEYS: [&str; 18] = [
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+];
+
+/// Keys that may stand alone.
+const BARE_MOUNT_KEYS: [&str; 5] = ["readonly", "ro", "readwrite", "rw", "required"];
+
+pub(super) fn run(line: &Line<'_>) -> Result<InstructionKind, Problem> {
+    let flags = Flags::read(line, RUN_FLAGS)?;
+    let mounts = flags.list("mount").into_iter().map(mount).collect::<Result<_, _>>()?;
+    let network = one_of(flags.text("network"), "network mode", &["default", "none", "host"])?;
+    let security = one_of(flags.text("security"), "security mode", &["sandbox", "insecure"])?;
+    Ok(InstructionKind::Run(Run { mounts, network, security, devices: flags.list("device"), command: command(line)? }))
+}
+
+fn command(line: &Line<'_>) -> Result<RunCommand, Problem> {
+    let command = command_line(line, line.args.clone())?;
+    match (&command, line.heredocs.first()) {
+        (CommandLine::Exec(words), _) if words.is_empty() => Err(line.missing("missing-argument", "a command", "RUN [\"echo\", \"hello\"]")),
+        (CommandLine::Exec(_), _) | (CommandLine::Shell(_), None) => Ok(RunCommand::Plain(command)),
+        (CommandLine::Shell(text), Some(first)) => {
+            if heredoc::read(&text.value).is_some() {
+                let script = first.body.starts_with("#!");
+                return Ok(if script { RunCommand::Shebang(first.clone()) } else { RunCommand::Script(first.clone()) });
+            }
+            let mut glued = text.value.clone();
+            for heredoc in line.heredocs {
+                glued.push('\n');
+                glued.push_str(heredoc.raw_body());
+                glued.push_str(&heredoc.name);
+            }
+            Ok(RunCommand::Glued { text: Spanned::new(glued, text.span), heredocs: line.heredocs.to_vec() })
+        }
+    }
+}
+
+fn one_of(value: Option<Word>, what: &str, allowed: &[&'static str]) -> Result<Option<Word>, Problem> {
+    let Some(value) = value else { return Ok(None) };
+    if allowed.contains(&value.value.as_str()) {
+        return Ok(Some(value));
+    }
+    let problem = Problem::error("flag-value", format!("unknown {what} {:?}", value.value), value.span);
+    Err(match suggest::did_you_mean(&value.value, allowed.iter().copied()) {
+        Some(help) => problem.help(help),
+        None => problem.help(format!("allowed are {}", allowed.join(", "))),
+    })
+}
+
+/// Cuts a mount into its fields. Values are expanded later, so only keys are checked here, and `from`, which is never expanded (A5.7).
+fn mount(raw: Word) -> Result<MountFlag, Problem> {
+    let invalid = |message: String, span: Span| Problem::error("invalid-mount", message, span);
+    let fields = csv_fields(&raw.value).map_err(|reason| invalid(format!("can't read the mount {:?}: {reason}", raw.value), raw.span))?;
+    let mut out = Vec::with_capacity(fields.len());
+    for (field, at) in fields {
+        let exact = (raw.span.end - raw.span.start) as usize == raw.value.len();
+        let start = raw.span.start as usize + at;
+        let span = if exact { Span::new(start, start + field.len()) } else { raw.span };
+        let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
+        let lower = key.to_lowercase();
+        if !MOUNT_KEYS.contains(&lower.as_str()) {
+            let problem = invalid(format!("unknown mount option {key:?} in {field:?}"), span);
+            return Err(match suggest::did_you_mean(&lower, MOUNT_KEYS) {
+                Some(help) => problem.help(help),
+                None => problem.help(format!("options are {}", MOUNT_KEYS.join(", "))),
+            });
+        }
+        match value {
+            None if !BARE_MOUNT_KEYS.contains(&lower.as_str()) => {
+                return Err(invalid(format!("mount option {key:?} needs a value"), span).help(format!("write `{key}=...`")));
+            }
+            Some(value) if lower == "from" && has_variable(value) => {
+                return Err(invalid("variables are not expanded in `from`".to_owned(), span)
+                    .help("give the image a name with `FROM ... AS name` (global ARGs are expanded there) and use that name"));
+            }
+            _ => {}
+        }
+        let key_length = key.len();
+        let key_span = if exact { Span::new(start, start + key_length) } else { raw.span };
+        let value_span = if exact { Span::new((start + key_length + 1).min(start + field.len()), start + field.len()) } else { raw.span };
+        out.push((Spanned::new(lower, key_span), value.map(|value| Spanned::new(value.to_owned(), value_span))));
+    }
+    Ok(MountFlag { raw, fields: out })
+}
+
+fn has_variable(text: &str) -> bool {
+    text.find('$').is_some_and(|at| at + 1 < text.len())
+}
+
+/// Fields of one CSV record, each with where it begins: commas separate, a field in double quotes may hold commas, `""` in it is a quote.
+fn csv_fields(text: &str) -> Result<Vec<(String, usize)>, &'static str> {
+    if text.is_empty() {
+        return Err("it is empty");
+    }
+    let mut fields = Vec::new();
+    let mut at = 0;
+    loop {
+        let rest = &text[at..];
+        if let Some(quoted) = rest.strip_prefix('"') {
+            let mut field = String::new();
+            let mut chars = quoted.char_indices().peekable();
+            let end = loop {
+                match chars.next() {
+                    None => return Err("a double quote is not closed"),
+                    Some((_, '"')) if chars.next_if(|&(_, next)| next == '"').is_some() => field.push('"'),
+                    Some((position, '"')) => break at + 1 + position + 1,
+                    Some((_, c)) => field.push(c),
+                }
+            };
+            fields.push((field, at + 1));
+            match text[end..].chars().next() {
+                None => return Ok(fields),
+                Some(',') => at = end + 1,
+                Some(_) => return Err("text follows a closing double quote"),
+            }
+        } else {
+            let field = rest.split(',').next().unwrap_or_default();
+            if field.contains('"') {
+                return Err("a double quote stands inside a field that does not begin with one");
+            }
+            fields.push((field.to_owned(), at));
+            at += field.len();
+            if at == text.len() {
+                return Ok(fields);
+            }
+            at += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a8_3_fields() {
+        let table: &[(&str, Result<&[&str], ()>)] = &[
+            ("type=cache,target=/c", Ok(&["type=cache", "target=/c"])),
+            ("\"target=/a,b\",ro", Ok(&["target=/a,b", "ro"])),
+            ("\"a\"\"b\"", Ok(&["a\"b"])),
+            ("a,", Ok(&["a", ""])),
+            ("", Err(())),
+            ("a\"b", Err(())),
+            ("\"a\"b", Err(())),
+            ("\"a", Err(())),
+        ];
+        for (text, wanted) in table {
+            let found = csv_fields(text).map(|fields| fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>());
+            assert_eq!(found.map_err(|_| ()), wanted.map(|fields| fields.iter().map(|field| (*field).to_owned()).collect()), "{text:?}");
+        }
+    }
+}
