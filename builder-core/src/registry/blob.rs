@@ -42,9 +42,16 @@ impl Registry {
         if origin_only {
             places.drain(..places.len() - 1);
         }
-        if descriptor.media_type.contains("nondistributable") || descriptor.media_type.contains(".foreign.") {
-            places.extend(descriptor.urls.iter().take(4).cloned().map(Place::Foreign));
-        }
+        self.stream(descriptor, places)
+    }
+
+    /// Begins to fetch a foreign layer from the addresses that its descriptor names, without credentials.
+    #[must_use]
+    pub fn foreign_blob(&self, descriptor: &Descriptor) -> BlobStream<'_> {
+        self.stream(descriptor, descriptor.urls.iter().cloned().map(Place::Foreign).collect())
+    }
+
+    fn stream(&self, descriptor: &Descriptor, places: Vec<Place>) -> BlobStream<'_> {
         BlobStream {
             registry: self,
             digest: descriptor.digest,
@@ -114,7 +121,7 @@ impl BlobStream<'_> {
     /// The host in use, for messages.
     #[must_use]
     pub fn host(&self) -> String {
-        match &self.places[self.at.min(self.places.len() - 1)] {
+        match &self.places[self.at] {
             Place::Registry(endpoint) => endpoint.name.clone(),
             Place::Foreign(url) => reqwest::Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned)).unwrap_or_else(|| url.clone()),
         }
@@ -122,6 +129,9 @@ impl BlobStream<'_> {
 
     async fn connect(&mut self) -> Result<(), RegistryError> {
         loop {
+            if self.places.is_empty() {
+                return Err(RegistryError::NotFound);
+            }
             let range_from = (self.offset > 0).then_some(self.offset);
             let place = self.places[self.at].clone();
             let host = self.host();

@@ -209,6 +209,11 @@ impl Registry {
         Ok(bytes)
     }
 
+    /// Whether anything but the registry itself may answer for `reference`.
+    pub(crate) fn has_mirrors(&self, reference: &Reference) -> bool {
+        endpoints(&self.config, reference).len() > 1
+    }
+
     /// Where to ask for `reference`, without mirrors that are known to be down.
     pub(super) fn places(&self, reference: &Reference) -> Vec<Endpoint> {
         let mut places = endpoints(&self.config, reference);

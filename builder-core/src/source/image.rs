@@ -3,14 +3,26 @@
 //! [`ImageSources::resolve`] needs a manifest and a config only; layers are brought by [`ImageSources::ensure_layers`] when a step needs
 //! their files, or by [`ImageSources::ensure_blobs`] when an export needs their bytes. A build that finds everything asks for nothing but
 //! what a tag stands for.
+//!
+//! # Invariants
+//! - What an image says about itself is a claim until its bytes were here: blobs are compared with their digests, layers with their diff IDs.
+//!   Several claims about one diff ID stand beside each other; a wrong one makes its own image fail and no other.
+//! - A tag is asked for once: one value of [`ImageSources`] serves one build.
 
+use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::cache::{BlobOrigin, ImageEntry};
 use crate::content::{Stack, Store, StoreError};
 use crate::frontend::{NeedLocation, ResolvedImage};
-use crate::oci::{Descriptor, DiffId, Platform, Reference};
-use crate::registry::{CredentialProvider, Registry, RegistryConfig, RegistryError};
+use crate::oci::manifest::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, select};
+use crate::oci::{Descriptor, DiffId, ImageDocument, Platform, Reference, Sha256Digest, media};
+use crate::registry::{CredentialProvider, Patience, RawManifest, Registry, RegistryConfig};
+use crate::source::oci_layout::Layout;
+
+/// Deepest nesting of indexes that is followed.
+const MAX_INDEX_DEPTH: usize = 3;
 
 /// Told how far downloads are. Called from several threads; must return quickly.
 pub trait Progress: Send + Sync {
@@ -43,9 +55,6 @@ pub enum SourceError {
         /// Why.
         cause: String,
     },
-    /// The registry failed.
-    #[error(transparent)]
-    Registry(#[from] RegistryError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -54,15 +63,25 @@ pub enum SourceError {
 /// Resolves and brings images.
 #[derive(Debug)]
 pub struct ImageSources {
-    registry: Registry,
-    store: Arc<Store>,
+    pub(super) registry: Registry,
+    pub(super) store: Arc<Store>,
+    /// What tags were found to stand for in this build.
+    tags: tokio::sync::Mutex<HashMap<Reference, RawManifest>>,
+    /// Layers being brought, so that nobody brings one twice.
+    pub(super) flights: Mutex<HashMap<DiffId, Arc<tokio::sync::Mutex<()>>>>,
+}
+
+/// Where an image's documents and blobs come from.
+enum Place<'a> {
+    Registry(&'a Reference),
+    Layout(Layout),
 }
 
 impl ImageSources {
     /// Sources that keep what they bring in `store`.
     #[must_use]
     pub fn new(config: RegistryConfig, credentials: Arc<dyn CredentialProvider>, store: Arc<Store>) -> Self {
-        Self { registry: Registry::new(config, credentials), store }
+        Self { registry: Registry::new(config, credentials), store, tags: Default::default(), flights: Mutex::default() }
     }
 
     /// What `reference` stands for, for `platform`. A tag that rbuild built wins unless `pull`; other tags are asked for each time, and
@@ -72,29 +91,237 @@ impl ImageSources {
     /// An image that does not exist, has no such platform, or cannot be read.
     pub async fn resolve(
         &self,
-        _reference: &Reference,
-        _location: &NeedLocation,
-        _platform: &Platform,
-        _pull: bool,
-        _note: &(dyn Fn(String) + Send + Sync),
+        reference: &Reference,
+        location: &NeedLocation,
+        platform: &Platform,
+        pull: bool,
+        note: &(dyn Fn(String) + Send + Sync),
     ) -> Result<ResolvedImage, SourceError> {
-        let _ = (&self.registry, &self.store);
-        todo!()
+        let outcome = match location {
+            NeedLocation::Registry => match self.top(reference, pull, note).await {
+                Ok(top) => self.read_image(&Place::Registry(reference), top, platform).await,
+                Err(cause) => Err(cause),
+            },
+            NeedLocation::OciLayout(path) => {
+                let layout = Layout::new(path);
+                let top = layout.choose(reference).and_then(|entry| {
+                    let bytes = layout.read(&entry.digest, MAX_MANIFEST_BYTES)?;
+                    Ok(RawManifest { digest: entry.digest, media_type: Some(entry.media_type).filter(|kind| !kind.is_empty()), bytes })
+                });
+                match top {
+                    Ok(top) => self.read_image(&Place::Layout(layout), top, platform).await,
+                    Err(cause) => Err(cause),
+                }
+            }
+        };
+        outcome.map_err(|cause| SourceError::Resolve { reference: reference.to_string(), cause })
+    }
+
+    /// The manifest or index that `reference` stands for.
+    async fn top(&self, reference: &Reference, pull: bool, note: &(dyn Fn(String) + Send + Sync)) -> Result<RawManifest, String> {
+        // Held while asking: the platforms of one build ask for the same tag at the same time, and must get the same answer.
+        let mut tags = self.tags.lock().await;
+        if let Some(known) = tags.get(reference) {
+            return Ok(known.clone());
+        }
+        let found = self.find_top(reference, pull, note).await?;
+        tags.insert(reference.clone(), found.clone());
+        Ok(found)
+    }
+
+    async fn find_top(&self, reference: &Reference, pull: bool, note: &(dyn Fn(String) + Send + Sync)) -> Result<RawManifest, String> {
+        let db = self.store.db();
+        if let Some(digest) = reference.digest {
+            if let Some(bytes) = self.stored(&digest) {
+                return Ok(RawManifest { digest, media_type: None, bytes });
+            }
+            let raw = self.registry.manifest(reference, None, Patience::Full).await.map_err(|e| e.to_string())?;
+            self.store.blobs().put(&raw.bytes).map_err(|e| e.to_string())?;
+            return Ok(raw);
+        }
+        let known = db.image(reference).map_err(|e| e.to_string())?;
+        let known = known.and_then(|entry| {
+            let bytes = self.stored(&entry.digest)?;
+            Some((entry.built, RawManifest { digest: entry.digest, media_type: Some(entry.media_type), bytes }))
+        });
+        if let Some((true, raw)) = &known
+            && !pull
+        {
+            return Ok(raw.clone());
+        }
+        let asked = match &known {
+            Some((_, raw)) => match self.registry.head_manifest(reference, Patience::Short).await {
+                Ok(head) if head.digest == Some(raw.digest) => return Ok(raw.clone()),
+                Ok(_) => self.registry.manifest(reference, None, Patience::Full).await,
+                // Some registries answer HEAD worse than GET; only being out of reach is final.
+                Err(error) if error.is_unreachable() => Err(error),
+                Err(_) => self.registry.manifest(reference, None, Patience::Short).await,
+            },
+            None => self.registry.manifest(reference, None, Patience::Full).await,
+        };
+        match (asked, known) {
+            (Ok(raw), _) => {
+                self.store.blobs().put(&raw.bytes).map_err(|e| e.to_string())?;
+                Ok(raw)
+            }
+            (Err(error), Some((false, raw))) if error.is_unreachable() => {
+                note(format!("using {} as it was known before ({}): {error}", reference, raw.digest));
+                Ok(raw)
+            }
+            (Err(error), _) => Err(error.to_string()),
+        }
+    }
+
+    /// A small blob of the store, if it is there and whole.
+    fn stored(&self, digest: &Sha256Digest) -> Option<Vec<u8>> {
+        let blobs = self.store.blobs();
+        blobs.has(digest).then(|| blobs.read(digest).ok()).flatten()
+    }
+
+    /// From a manifest or index down to a config.
+    async fn read_image(&self, place: &Place<'_>, top: RawManifest, platform: &Platform) -> Result<ResolvedImage, String> {
+        let (manifest_digest, manifest) = self.manifest_for(place, &top, platform).await?;
+        let config_bytes = self.config_bytes(place, &manifest.config).await?;
+        let config: ImageDocument =
+            serde_json::from_slice(&config_bytes).map_err(|e| format!("its config {} cannot be read: {e}", manifest.config.digest))?;
+        let diff_ids = diff_ids(&config, &manifest)?;
+        self.store.blobs().put(&config_bytes).map_err(|e| e.to_string())?;
+        self.remember(place, &top, &manifest, &diff_ids).map_err(|e| e.to_string())?;
+        let mut own = format!("{}/{}", config.os, config.architecture);
+        if let Some(variant) = config.variant.as_deref().filter(|variant| !variant.is_empty()) {
+            own = format!("{own}/{variant}");
+        }
+        // Images from scratch-like tools may say nothing; then they are what was asked for.
+        let own = own.parse().unwrap_or_else(|_| platform.clone());
+        Ok(ResolvedImage { manifest: manifest_digest, diff_ids, config, platform: own })
+    }
+
+    async fn manifest_for(&self, place: &Place<'_>, top: &RawManifest, platform: &Platform) -> Result<(Sha256Digest, Manifest), String> {
+        let mut raw = top.clone();
+        for _ in 0..MAX_INDEX_DEPTH {
+            match Document::parse(&raw.bytes, raw.media_type.as_deref()).map_err(|e| e.to_string())? {
+                Document::Manifest(manifest) => return Ok((raw.digest, manifest)),
+                Document::Index(index) => {
+                    let entry = select(&index, platform).map_err(|there| {
+                        let there = if there.is_empty() { "none".to_owned() } else { there.join(", ") };
+                        format!("no match for platform in manifest: not found: it is not made for {platform}; available: {there}")
+                    })?;
+                    raw = self.document(place, entry).await?;
+                }
+            }
+        }
+        Err(format!("its indexes are nested more than {MAX_INDEX_DEPTH} deep"))
+    }
+
+    async fn document(&self, place: &Place<'_>, entry: &Descriptor) -> Result<RawManifest, String> {
+        let media_type = Some(entry.media_type.clone());
+        if let Some(bytes) = self.stored(&entry.digest) {
+            return Ok(RawManifest { digest: entry.digest, media_type, bytes });
+        }
+        let bytes = match place {
+            Place::Registry(reference) => {
+                self.registry.manifest(reference, Some(&entry.digest), Patience::Full).await.map_err(|e| e.to_string())?.bytes
+            }
+            Place::Layout(layout) => layout.read(&entry.digest, MAX_MANIFEST_BYTES)?,
+        };
+        if bytes.len() as u64 != entry.size {
+            return Err(format!("manifest {} has {} bytes, its index says {}", entry.digest, bytes.len(), entry.size));
+        }
+        self.store.blobs().put(&bytes).map_err(|e| e.to_string())?;
+        Ok(RawManifest { digest: entry.digest, media_type, bytes })
+    }
+
+    async fn config_bytes(&self, place: &Place<'_>, config: &Descriptor) -> Result<Vec<u8>, String> {
+        if !matches!(config.media_type.as_str(), media::OCI_CONFIG | media::DOCKER_CONFIG) {
+            return Err(format!("it is no container image: its config is of type {:?}", config.media_type));
+        }
+        if let Some(bytes) = self.stored(&config.digest) {
+            return Ok(bytes);
+        }
+        match place {
+            Place::Registry(reference) => {
+                self.registry.small_blob(reference, config, MAX_CONFIG_BYTES).await.map_err(|e| format!("its config {}: {e}", config.digest))
+            }
+            Place::Layout(layout) => layout.read(&config.digest, MAX_CONFIG_BYTES),
+        }
+    }
+
+    /// Writes down what was found, as far as it is new.
+    fn remember(&self, place: &Place<'_>, top: &RawManifest, manifest: &Manifest, diff_ids: &[DiffId]) -> Result<(), StoreError> {
+        let blobs = self.store.blobs();
+        let location = match place {
+            Place::Registry(reference) => format!("{}/{}", reference.domain, reference.path),
+            Place::Layout(layout) => {
+                // A layout may go away before the build that uses its manifest is repeated.
+                blobs.put(&top.bytes)?;
+                format!("{LAYOUT_PREFIX}{}", layout.path().display())
+            }
+        };
+        let mut origins = Vec::with_capacity(diff_ids.len());
+        for (diff_id, layer) in diff_ids.iter().zip(&manifest.layers) {
+            let origin = BlobOrigin { digest: layer.digest, media_type: layer.media_type.clone(), size: layer.size, location: location.clone() };
+            let foreign = layer.urls.iter().take(4).map(|url| BlobOrigin { location: format!("{FOREIGN_PREFIX}{url}"), ..origin.clone() });
+            origins.extend(std::iter::once(origin.clone()).chain(foreign).map(|origin| (*diff_id, origin)));
+        }
+        self.store.db().put_blob_origins(&origins)?;
+        if let Place::Registry(reference) = place {
+            let media_type = top.media_type.clone().unwrap_or_else(|| media::OCI_MANIFEST.to_owned());
+            let entry = ImageEntry { digest: top.digest, media_type, size: top.bytes.len() as u64, built: false };
+            let known = self.store.db().image(reference)?;
+            if known.is_none_or(|known| known.digest != entry.digest) {
+                self.store.db().put_image(reference, &entry)?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings and unpacks what is missing of `stack`; returns the layers' directories, bottom first.
     ///
     /// # Errors
     /// A layer that nobody has any more, or that is not what its image says.
-    pub async fn ensure_layers(&self, _stack: &Stack, _progress: &dyn Progress) -> Result<Vec<PathBuf>, SourceError> {
-        todo!()
+    pub async fn ensure_layers(&self, stack: &Stack, progress: &dyn Progress) -> Result<Vec<PathBuf>, SourceError> {
+        self.bring_layers(stack, progress).await
     }
 
     /// Brings the blobs of layers of images, without unpacking them; returns their descriptors in order.
     ///
     /// # Errors
     /// As [`ImageSources::ensure_layers`].
-    pub async fn ensure_blobs(&self, _layers: &[DiffId], _progress: &dyn Progress) -> Result<Vec<Descriptor>, SourceError> {
-        todo!()
+    pub async fn ensure_blobs(&self, layers: &[DiffId], progress: &dyn Progress) -> Result<Vec<Descriptor>, SourceError> {
+        self.bring_blobs(layers, progress).await
+    }
+
+    pub(super) fn flight(&self, layer: DiffId) -> Arc<tokio::sync::Mutex<()>> {
+        let mut flights = self.flights.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(flights.entry(layer).or_default())
+    }
+}
+
+/// Begins the location of blobs in a layout directory.
+pub(super) const LAYOUT_PREFIX: &str = "oci-layout:";
+/// Begins the location of blobs at an address of their own.
+pub(super) const FOREIGN_PREFIX: &str = "url:";
+/// Location of blobs that rbuild made: the store itself.
+pub const STORE_LOCATION: &str = "store:";
+
+fn diff_ids(config: &ImageDocument, manifest: &Manifest) -> Result<Vec<DiffId>, String> {
+    if let Some(other) = manifest.layers.iter().find(|layer| !media::is_layer(&layer.media_type)) {
+        return Err(format!("it is no container image: it has a layer of type {:?}", other.media_type));
+    }
+    if config.rootfs.diff_ids.len() != manifest.layers.len() {
+        return Err(format!("its config lists {} layers, its manifest {}", config.rootfs.diff_ids.len(), manifest.layers.len()));
+    }
+    config.rootfs.diff_ids.iter().map(|text| text.parse().map(DiffId).map_err(|e| format!("its config is damaged: {e}"))).collect()
+}
+
+/// A descriptor of the blob that `origin` tells of.
+pub(super) fn descriptor_of(origin: &BlobOrigin) -> Descriptor {
+    Descriptor {
+        media_type: origin.media_type.clone(),
+        digest: origin.digest,
+        size: origin.size,
+        urls: origin.location.strip_prefix(FOREIGN_PREFIX).map(str::to_owned).into_iter().collect(),
+        annotations: BTreeMap::new(),
+        platform: None,
     }
 }
