@@ -126,7 +126,7 @@ impl Compiler<'_> {
             && !is_numeric_owner(owner)
         {
             let why = if flags.link && state.tree.is_some() { "--link copies into an empty tree" } else { "the stage is empty" };
-            let message = format!("cannot look up owner {owner:?}: {why}, which has no /etc/passwd and /etc/group");
+            let message = format!("cannot look up the user or group of owner {owner:?}: {why}, without /etc/passwd and /etc/group");
             self.fail(step.place(), Problem::error("unknown-owner", message, word.span).help("write numbers: --chown=uid:gid"));
         }
         let chmod = flags.chmod.and_then(|word| Some((self.expand(word, state, step)?, word)));
@@ -169,9 +169,7 @@ impl Compiler<'_> {
         if self.errors() != before {
             return;
         }
-        if add.is_some() || flags.paths.sources.iter().any(|_| true) {
-            self.check_ignored(flags.keyword, &sources, origin, step);
-        }
+        self.check_ignored(flags.keyword, &sources, origin, step);
 
         let meta = self.meta(name.clone(), step.place(), step.ignore_cache);
         let layer = self.graph.add(Op::File(FileOp { base: base.is_some(), actions: work.actions }), work.inputs, meta);
@@ -280,10 +278,10 @@ impl Compiler<'_> {
         let git = GitReference::parse(text);
         if !is_add {
             if is_http(text) {
-                return Err(Problem::error("copy-url", "source can't be a URL for COPY", nowhere).help("use ADD for addresses"));
+                return Err(Problem::error("copy-url", format!("source can't be a URL for COPY: {text}"), nowhere).help("use ADD for addresses"));
             }
             if git.is_some() {
-                return Err(Problem::error("copy-url", "source can't be a git ref for COPY", nowhere).help("use ADD for git repositories"));
+                return Err(Problem::error("copy-url", format!("source can't be a git ref for COPY: {text}"), nowhere).help("use ADD for git repositories"));
             }
         }
         match git {

@@ -56,7 +56,7 @@ impl Compiler<'_> {
         state: &StageState,
         step: &Step<'_>,
         inputs: &mut Vec<VertexId>,
-        number: usize,
+        earlier: &[Mount],
     ) -> Option<Mount> {
         let before = self.errors();
         let options = self.mount_options(flag, state, step);
@@ -96,7 +96,8 @@ impl Compiler<'_> {
             "tmpfs" => Mount { target, kind: MountKind::Tmpfs { size_bytes: options.size_bytes } },
             "secret" => return self.secret_mount(&options, state, step, span),
             _ => {
-                let default = format!("/run/buildkit/ssh_agent.{number}");
+                let agents = earlier.iter().filter(|mount| matches!(mount.kind, MountKind::Ssh { .. })).count();
+                let default = format!("/run/buildkit/ssh_agent.{agents}");
                 let kind = MountKind::Ssh {
                     id: options.id.filter(|id| !id.is_empty()).unwrap_or_else(|| "default".to_owned()),
                     required: options.required.unwrap_or(false),

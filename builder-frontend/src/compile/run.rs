@@ -33,7 +33,7 @@ impl Compiler<'_> {
         let mut mounts = Vec::new();
         let before = self.errors();
         for flag in &run.mounts {
-            let Some(mount) = self.compile_mount(flag, state, step, &mut inputs, mounts.len()) else { continue };
+            let Some(mount) = self.compile_mount(flag, state, step, &mut inputs, &mounts) else { continue };
             match &mount.kind {
                 MountKind::Secret { env: Some(name), .. } => masked.push(name.clone()),
                 MountKind::Ssh { .. } if ssh_socket.is_none() => ssh_socket = Some(mount.target.clone()),

@@ -13,7 +13,7 @@ use super::flags::{Flags, Takes};
 const RUN_FLAGS: &[(&str, Takes)] = &[("mount", Takes::List), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::List)];
 
 /// Every key of a mount, aliases included (A8.3).
-const MOUNT_KEYS: [&str; 18] = [
+const MOUNT_KEYS: [&str; 19] = [
     "type",
     "from",
     "source",
@@ -32,6 +32,7 @@ const MOUNT_KEYS: [&str; 18] = [
     "ro",
     "rw",
     "readwrite",
+    "env",
 ];
 
 /// Keys that may stand alone.
