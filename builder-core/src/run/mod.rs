@@ -3,7 +3,10 @@
 //! [`TreeValue`] is what travels along the edges of the graph. Work that blocks (files, processes, hashing) crosses to threads of its own
 //! through one bridge, [`Blocking`], whose permits bound how many there are.
 
+pub mod exec;
 pub mod file;
+pub mod log;
+mod ssh;
 
 use std::sync::Arc;
 

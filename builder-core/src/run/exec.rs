@@ -1,0 +1,495 @@
+//! Running a process on a stack of layers (`features.md` A8, E1): mounts, secrets, user, log, and the layer that comes of it.
+//!
+//! # Invariants
+//! - Values of secrets are in memory only: in the sandbox's tmpfs and environment, never in a file, key, log or message.
+//! - What a step may not do without being allowed is refused before anything is made.
+//! - Nothing is left mounted or running, whatever the end: mounts are detached and die with their descriptors.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use builder_snapshot::cache_mount::{self, CacheLease, CacheMounts, Published, Seed};
+use builder_snapshot::exec::stubs::{self, StubKind};
+use builder_snapshot::exec::{
+    self, Cancel, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
+};
+use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
+use builder_snapshot::toc::Timestamp;
+use builder_snapshot::tree::{FoundKind, MergedTree};
+use builder_snapshot::{Sha256Digest, TreePath};
+
+use super::log::{LogEnd, LogTarget, Masker, StepLog};
+use super::ssh::AgentProxy;
+use crate::content::{Store, remove_tree};
+use crate::error::StepError;
+use crate::graph::{ExecOp, Mount, MountKind, Network, Security, Sharing};
+use crate::request::Entitlement;
+use crate::secret::Secret;
+
+/// What processes get as PATH when neither image nor definition says one.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Size of /dev/shm unless said otherwise.
+const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Name servers for processes when the machine names none that they could reach.
+const PUBLIC_NAME_SERVERS: &str = "nameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 2001:4860:4860::8888\nnameserver 2001:4860:4860::8844\n";
+
+/// What all processes of a build share.
+#[derive(Debug, Clone)]
+pub struct ExecSettings {
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Agent sockets by id.
+    pub ssh: BTreeMap<String, PathBuf>,
+    /// Entitlements granted.
+    pub allow: Vec<Entitlement>,
+    /// Network of processes that ask for the default.
+    pub network: Network,
+    /// Text of the machine's resolv.conf.
+    pub resolv_conf: Vec<u8>,
+}
+
+/// How a process ended.
+pub enum ExecEnd {
+    /// Well: this is what it changed.
+    Committed {
+        /// The layer.
+        layer: CommittedLayer,
+        /// What it said.
+        log: LogEnd,
+    },
+    /// It was stopped.
+    Stopped,
+    /// Badly.
+    Failed {
+        /// Why.
+        cause: StepError,
+        /// What it said.
+        log: LogEnd,
+    },
+}
+
+/// One run of a process.
+pub struct Execution<'a> {
+    /// What runs.
+    pub op: &'a ExecOp,
+    /// Directories of the layers of each input, bottom first; all are there.
+    pub inputs: &'a [Vec<PathBuf>],
+    /// For the build.
+    pub settings: &'a ExecSettings,
+    /// Where things are.
+    pub store: &'a Store,
+    /// Where its log is kept.
+    pub log_path: PathBuf,
+    /// Where its output goes.
+    pub target: Arc<dyn LogTarget>,
+    /// Whether cache mounts begin empty (`--no-cache`): says which ones were not emptied in this build yet.
+    pub clear_cache: &'a dyn Fn(&str) -> bool,
+}
+
+/// The network that `op` gets.
+#[must_use]
+pub fn effective_network(op: &ExecOp, default: Network) -> Network {
+    if op.network == Network::Default { default } else { op.network }
+}
+
+/// What `op` asks for and may not have, or lacks; checked before anything is made.
+///
+/// # Errors
+/// A missing entitlement; a required secret or agent that was not given.
+pub fn check(op: &ExecOp, settings: &ExecSettings) -> Result<(), StepError> {
+    let allowed = |entitlement: Entitlement, name: &str| {
+        if settings.allow.contains(&entitlement) {
+            return Ok(());
+        }
+        Err(StepError::Other { message: format!("entitlement {name} is not allowed"), help: Some(format!("allow it with --allow {name}")) })
+    };
+    if effective_network(op, settings.network) == Network::Host {
+        allowed(Entitlement::NetworkHost, "network.host")?;
+    }
+    if op.security == Security::Insecure {
+        allowed(Entitlement::SecurityInsecure, "security.insecure")?;
+    }
+    for mount in &op.mounts {
+        match &mount.kind {
+            MountKind::Secret { id, required: true, .. } if !settings.secrets.contains_key(id) => {
+                return Err(StepError::Other {
+                    message: format!("secret {id}: not found"),
+                    help: Some(format!("give it with --secret id={id},src=FILE")),
+                });
+            }
+            MountKind::Ssh { id, required: true, .. } if !settings.ssh.contains_key(id) => {
+                return Err(StepError::Other { message: format!("ssh agent {id}: not found"), help: Some(format!("give it with --ssh {id}")) });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What is kept alive while the process runs, and what is done with it afterwards.
+#[derive(Default)]
+struct Held {
+    snapshots: Vec<ActiveSnapshot>,
+    leases: Vec<(String, CacheLease)>,
+    agents: Vec<AgentProxy>,
+}
+
+impl Execution<'_> {
+    /// Runs the process to its end. Blocks.
+    #[must_use]
+    pub fn run(self, cancel: &Cancel) -> ExecEnd {
+        let secrets: Vec<Vec<u8>> = self.used_secrets().map(|secret| secret.expose().to_vec()).collect();
+        let masker = Masker::new(&secrets);
+        let mut log = StepLog::new(Arc::clone(&self.target), self.log_path.clone(), &secrets);
+        match self.attempt(&mut log, &masker, cancel) {
+            Ok(Some(layer)) => ExecEnd::Committed { layer, log: log.finish() },
+            Ok(None) => ExecEnd::Stopped,
+            Err(cause) => ExecEnd::Failed { cause, log: log.finish() },
+        }
+    }
+
+    fn attempt(&self, log: &mut StepLog, masker: &Masker, cancel: &Cancel) -> Result<Option<CommittedLayer>, StepError> {
+        let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
+        let root_layers = self.inputs.first().ok_or_else(|| StepError::other("a process needs a root file system"))?;
+        let snapshot = ActiveSnapshot::create(tmp, root_layers).map_err(text)?;
+        let tree = MergedTree::open(root_layers).map_err(text)?;
+        let user = resolve_user(&self.op.user, &tree).map_err(text)?;
+
+        let mut targets = stubs::standard_targets();
+        let mut held = Held::default();
+        let mut mounts = Vec::with_capacity(self.op.mounts.len());
+        for mount in &self.op.mounts {
+            let target = TreePath::clipped(&mount.target).map_err(text)?;
+            let Some(prepared) = self.prepare_mount(mount, cancel, &mut held)? else { continue };
+            targets.push((target.clone(), prepared.stub));
+            mounts.push(SandboxMount { target, source: prepared.source, read_only: prepared.read_only });
+        }
+        let stubs_dir = StubsDir::new(tmp);
+        let top_lower = stubs::prepare(&tree, &targets, &stubs_dir.0).map_err(text)?;
+        // The tree's descriptors are not needed any more.
+        drop(tree);
+        let root = snapshot.mount(top_lower.as_deref()).map_err(text)?;
+
+        let network = effective_network(self.op, self.settings.network);
+        let spec = ProcessSpec {
+            root,
+            argv: self.op.argv.iter().map(OsString::from).collect(),
+            env: self.environment(),
+            cwd: PathBuf::from(&self.op.cwd),
+            user,
+            hostname: self.op.hostname.clone(),
+            mounts,
+            network: if network == Network::None { NetworkMode::None } else { NetworkMode::Host },
+            security: match self.op.security {
+                Security::Sandbox => SecurityMode::Sandbox,
+                Security::Insecure => SecurityMode::Insecure,
+            },
+            shm_size_bytes: self.op.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES),
+            ulimits: self.op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
+            hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
+            resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
+        };
+        let started = now();
+        let end = exec::run(spec, log, Some(cancel)).map_err(|e| StepError::other(mask_text(masker, &e.to_string())));
+        let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
+        if ended_by_itself {
+            publish_caches(held.leases, self.target.as_ref());
+        }
+        drop(held.agents);
+        drop(held.snapshots);
+        match end? {
+            ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
+            ExitReport::Exited(code) => Err(self.exit_code(code, masker)),
+            ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker)),
+            ExitReport::Cancelled => Ok(None),
+        }
+    }
+
+    fn exit_code(&self, code: i32, masker: &Masker) -> StepError {
+        StepError::ExitCode { process: mask_text(masker, &self.op.argv.join(" ")), code }
+    }
+
+    fn used_secrets(&self) -> impl Iterator<Item = &Secret> {
+        self.op.mounts.iter().filter_map(|mount| match &mount.kind {
+            MountKind::Secret { id, .. } => self.settings.secrets.get(id),
+            _ => None,
+        })
+    }
+
+    /// In this order (`features.md` E1.9): the stage's, proxies, PATH, secrets.
+    fn environment(&self) -> Vec<(OsString, OsString)> {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        let mut env: Vec<(OsString, OsString)> =
+            self.op.env.iter().chain(&self.op.proxy_env).map(|(name, value)| (name.into(), value.into())).collect();
+        if !env.iter().any(|(name, _)| name == "PATH") {
+            env.push(("PATH".into(), DEFAULT_PATH.into()));
+        }
+        for mount in &self.op.mounts {
+            if let MountKind::Secret { id, env: Some(name), .. } = &mount.kind {
+                // An optional secret that was not given is an empty variable (observed with BuildKit).
+                let value = self.settings.secrets.get(id).map(|secret| secret.expose().to_vec()).unwrap_or_default();
+                env.push((name.into(), OsString::from_vec(value)));
+            }
+        }
+        env
+    }
+
+    fn prepare_mount(&self, mount: &Mount, cancel: &Cancel, held: &mut Held) -> Result<Option<Prepared>, StepError> {
+        Ok(Some(match &mount.kind {
+            MountKind::Bind { input, source, writable } => self.prepare_bind(*input, source, *writable, held)?,
+            MountKind::Cache { .. } => self.prepare_cache(mount, cancel, held)?,
+            MountKind::Tmpfs { size_bytes } => {
+                Prepared { stub: StubKind::Dir, source: SandboxMountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }, read_only: false }
+            }
+            MountKind::Secret { id, file: true, mode, uid, gid, .. } => match self.settings.secrets.get(id) {
+                Some(secret) => Prepared {
+                    stub: StubKind::File,
+                    source: SandboxMountSource::MemoryFile { bytes: secret.expose().to_vec(), mode: *mode, uid: *uid, gid: *gid },
+                    read_only: true,
+                },
+                None => return Ok(None),
+            },
+            MountKind::Secret { file: false, .. } => return Ok(None),
+            MountKind::Ssh { id, mode, uid, gid, .. } => match self.settings.ssh.get(id) {
+                Some(agent) => {
+                    let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
+                    let proxy = AgentProxy::start(agent, tmp, *mode, (*uid, *gid))
+                        .map_err(|e| StepError::other(format!("cannot pass on the ssh agent {id} at {}: {e}", agent.display())))?;
+                    let socket = detach_tree(proxy.socket()).map_err(|e| StepError::other(format!("cannot mount the ssh agent {id}: {e}")))?;
+                    held.agents.push(proxy);
+                    Prepared { stub: StubKind::File, source: whole(socket), read_only: false }
+                }
+                None => return Ok(None),
+            },
+        }))
+    }
+
+    fn prepare_bind(&self, input: usize, source: &TreePath, writable: bool, held: &mut Held) -> Result<Prepared, StepError> {
+        let layers = &self.inputs[input];
+        let tree = MergedTree::open(layers).map_err(text)?;
+        let resolution = tree.resolve(source).map_err(text)?;
+        let Some(found) = resolution.found else {
+            return Err(StepError::other(format!("cannot mount {}: no such file or directory", source.display())));
+        };
+        let stub = if matches!(found.kind, FoundKind::Dir) { StubKind::Dir } else { StubKind::File };
+        // Writes go to an upper directory that nobody looks at again.
+        let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
+        let snapshot = ActiveSnapshot::create(tmp, layers).map_err(text)?;
+        let mount = snapshot.mount(None).map_err(text)?;
+        held.snapshots.push(snapshot);
+        Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath: resolution.path }, read_only: !writable })
+    }
+
+    fn prepare_cache(&self, mount: &Mount, cancel: &Cancel, held: &mut Held) -> Result<Prepared, StepError> {
+        let MountKind::Cache { id, sharing, from, source, read_only, mode, uid, gid } = &mount.kind else {
+            return Err(StepError::other("a mount that is no cache was prepared as one"));
+        };
+        let caches = CacheMounts::open(self.store.mounts_dir()).map_err(text)?;
+        let lowers = from.map(|input| self.inputs[input].clone()).unwrap_or_default();
+        // Another owner, mode or origin is another directory (`features.md` A8.5).
+        let identity = format!("{id}\n{mode:o} {uid} {gid}\n{}\n{lowers:?}", source.display());
+        let name = Sha256Digest::of(identity.as_bytes()).hex();
+        if (self.clear_cache)(&name) {
+            caches.clear(&name).map_err(text)?;
+        }
+        let seed = Seed { lowers, subpath: source.clone(), mode: *mode, uid: *uid, gid: *gid };
+        let sharing = match sharing {
+            Sharing::Shared => cache_mount::Sharing::Shared,
+            Sharing::Private => cache_mount::Sharing::Private,
+            Sharing::Locked => cache_mount::Sharing::Locked,
+        };
+        let lease = caches.acquire(&name, sharing, &seed, Some(cancel)).map_err(text)?;
+        let view = lease.mount().map_err(text)?;
+        held.leases.push((mount.target.clone(), lease));
+        Ok(Prepared { stub: StubKind::Dir, source: whole(view), read_only: *read_only })
+    }
+}
+
+/// Mount points that the image lacks, until the process has ended.
+struct StubsDir(PathBuf);
+
+impl StubsDir {
+    fn new(tmp: &Path) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+
+        Self(tmp.join(format!("stubs-{}", NEXT.fetch_add(1, Ordering::Relaxed))))
+    }
+}
+
+impl Drop for StubsDir {
+    fn drop(&mut self) {
+        // What stays is swept with the process's directory.
+        drop(remove_tree(&self.0));
+    }
+}
+
+struct Prepared {
+    stub: StubKind,
+    source: SandboxMountSource,
+    read_only: bool,
+}
+
+fn whole(mount: OwnedFd) -> SandboxMountSource {
+    SandboxMountSource::Tree { mount, subpath: TreePath::root() }
+}
+
+fn publish_caches(leases: Vec<(String, CacheLease)>, target: &dyn LogTarget) {
+    for (path, lease) in leases {
+        match lease.publish() {
+            Ok(Published::Unchanged | Published::Added) => {}
+            Ok(Published::Dropped { directory }) => target.warning(&format!(
+                "changes to the cache mount {path} are dropped: another step changed {directory:?} in it at the same time (sharing=locked waits instead)"
+            )),
+            // A cache may be empty at any time: the step's result does not depend on it.
+            Err(error) => target.warning(&format!("changes to the cache mount {path} are dropped: {error}")),
+        }
+    }
+}
+
+fn mask_text(masker: &Masker, message: &str) -> String {
+    String::from_utf8_lossy(&masker.mask_whole(message.as_bytes())).into_owned()
+}
+
+fn text(error: impl std::fmt::Display) -> StepError {
+    StepError::other(error.to_string())
+}
+
+/// The clock that file systems stamp files with. The precise clock runs ahead of it, so a file made at once would look older than its step.
+fn now() -> Timestamp {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::RealtimeCoarse);
+    Timestamp { seconds: time.tv_sec, nanos: u32::try_from(time.tv_nsec).unwrap_or_default() }
+}
+
+/// /etc/hosts (`features.md` E1.4).
+fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
+    let mut text = format!("127.0.0.1\tlocalhost {hostname}\n::1\tlocalhost ip6-localhost ip6-loopback\n");
+    for (name, address) in extra {
+        writeln!(text, "{address}\t{name}").expect("writing to a string does not fail");
+    }
+    text.into_bytes()
+}
+
+/// /etc/resolv.conf: the machine's where its network is used. Elsewhere name servers on loopback addresses would be the sandbox's own.
+fn resolv_conf(of_host: &[u8], network: Network) -> Vec<u8> {
+    let text = String::from_utf8_lossy(of_host);
+    let is_server = |line: &str| line.split_ascii_whitespace().next() == Some("nameserver");
+    let is_loopback = |line: &str| {
+        let address = line.split_ascii_whitespace().nth(1).unwrap_or_default();
+        address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    };
+    let keeps_loopback = network != Network::None;
+    let mut kept = String::new();
+    let mut servers = 0;
+    for line in text.lines() {
+        if is_server(line) {
+            if is_loopback(line) && !keeps_loopback {
+                continue;
+            }
+            servers += 1;
+        }
+        kept.push_str(line);
+        kept.push('\n');
+    }
+    if servers == 0 {
+        kept.push_str(PUBLIC_NAME_SERVERS);
+    }
+    kept.into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::oci::Platform;
+
+    fn op(mounts: Vec<MountKind>) -> ExecOp {
+        ExecOp {
+            argv: vec!["true".into()],
+            env: vec![("A".into(), "1".into())],
+            proxy_env: vec![("http_proxy".into(), "http://proxy".into())],
+            cwd: "/".into(),
+            user: String::new(),
+            hostname: "h".into(),
+            network: Network::Default,
+            security: Security::Sandbox,
+            mounts: mounts.into_iter().map(|kind| Mount { target: "/m".into(), kind }).collect(),
+            extra_hosts: vec![],
+            shm_size_bytes: None,
+            ulimits: vec![],
+            platform: Platform::host(),
+        }
+    }
+
+    fn settings() -> ExecSettings {
+        ExecSettings { secrets: BTreeMap::new(), ssh: BTreeMap::new(), allow: vec![], network: Network::Default, resolv_conf: vec![] }
+    }
+
+    fn secret(id: &str, required: bool, env: Option<&str>) -> MountKind {
+        MountKind::Secret { id: id.into(), file: true, env: env.map(Into::into), required, mode: 0o400, uid: 0, gid: 0 }
+    }
+
+    fn refusal(op: &ExecOp, settings: &ExecSettings) -> String {
+        check(op, settings).expect_err("refused").to_string()
+    }
+
+    #[test]
+    fn e3_2_entitlements_are_needed() {
+        let host = ExecOp { network: Network::Host, ..op(vec![]) };
+        assert_eq!(refusal(&host, &settings()), "entitlement network.host is not allowed");
+        assert_eq!(refusal(&op(vec![]), &ExecSettings { network: Network::Host, ..settings() }), "entitlement network.host is not allowed");
+        let insecure = ExecOp { security: Security::Insecure, ..op(vec![]) };
+        assert_eq!(refusal(&insecure, &settings()), "entitlement security.insecure is not allowed");
+        let all = ExecSettings { allow: vec![Entitlement::NetworkHost, Entitlement::SecurityInsecure], ..settings() };
+        assert!(check(&host, &all).is_ok() && check(&insecure, &all).is_ok());
+    }
+
+    #[test]
+    fn e3_1_a_required_secret_must_be_given() {
+        assert_eq!(refusal(&op(vec![secret("token", true, None)]), &settings()), "secret token: not found");
+        assert!(check(&op(vec![secret("token", false, None)]), &settings()).is_ok());
+    }
+
+    #[test]
+    fn e1_9_environment_comes_in_order() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(root.path()).expect("store");
+        let mut settings = settings();
+        settings.secrets.insert("s".into(), Secret::new(*b"value"));
+        let op = op(vec![secret("s", true, Some("S")), secret("none", false, Some("N"))]);
+        struct Nowhere;
+        impl LogTarget for Nowhere {
+            fn log(&self, _: u8, _: &[u8]) {}
+            fn warning(&self, _: &str) {}
+        }
+        let execution = Execution {
+            op: &op,
+            inputs: &[],
+            settings: &settings,
+            store: &store,
+            log_path: PathBuf::new(),
+            target: Arc::new(Nowhere),
+            clear_cache: &|_| false,
+        };
+        let env: Vec<String> = execution.environment().iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
+        assert_eq!(env, ["A=1", "http_proxy=http://proxy", &format!("PATH={DEFAULT_PATH}"), "S=value", "N="]);
+    }
+
+    #[test]
+    fn e1_4_hosts_and_name_servers() {
+        let hosts = String::from_utf8(hosts("box", &[("db".into(), "10.0.0.2".into())])).expect("text");
+        assert_eq!(hosts, "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.2\tdb\n");
+        let resolv = |text: &str, network| String::from_utf8(resolv_conf(text.as_bytes(), network)).expect("text");
+        let stub = "nameserver 127.0.0.53\noptions edns0\n";
+        assert_eq!(resolv(stub, Network::Default), stub);
+        assert_eq!(resolv(stub, Network::None), format!("options edns0\n{PUBLIC_NAME_SERVERS}"));
+        assert_eq!(resolv("", Network::Default), PUBLIC_NAME_SERVERS);
+        assert_eq!(resolv("nameserver 10.0.0.1\n", Network::None), "nameserver 10.0.0.1\n");
+    }
+}

@@ -1,0 +1,227 @@
+//! Output of a process on its way out: secrets are masked, everything is kept on disk, the end is kept in memory for error messages.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use builder_snapshot::exec::{OutputSink, OutputStream};
+
+/// What stands where a secret stood.
+const MASK: &[u8] = b"****";
+
+/// Shortest secret that is masked: shorter values occur everywhere, and masking them would hide the output and nothing else.
+const SHORTEST_MASKED_BYTES: usize = 4;
+
+/// How much of the output's end is kept for error messages: more than the last lines that anyone prints.
+const TAIL_BYTES: usize = 16 * 1024;
+
+/// Where masked output goes.
+pub trait LogTarget: Send + Sync {
+    /// Bytes of one stream (1 or 2), in order within it.
+    fn log(&self, stream: u8, bytes: &[u8]);
+    /// Something to tell people about this step.
+    fn warning(&self, text: &str);
+}
+
+/// Takes a process's output.
+pub struct StepLog {
+    target: Arc<dyn LogTarget>,
+    maskers: [Masker; 2],
+    path: PathBuf,
+    file: Option<File>,
+    failed: Option<io::Error>,
+    tail: Vec<u8>,
+}
+
+/// What is left of a log when the process has ended.
+#[derive(Debug, Default)]
+pub struct LogEnd {
+    /// The last bytes.
+    pub tail: Vec<u8>,
+    /// Where all of it is; none if there was no output.
+    pub path: Option<PathBuf>,
+}
+
+impl StepLog {
+    /// A log that is kept at `path` once there is something to keep, without `secrets`.
+    #[must_use]
+    pub fn new(target: Arc<dyn LogTarget>, path: PathBuf, secrets: &[Vec<u8>]) -> Self {
+        let masker = Masker::new(secrets);
+        Self { target, maskers: [masker.clone(), masker], path, file: None, failed: None, tail: Vec::new() }
+    }
+
+    /// Ends the log.
+    pub fn finish(mut self) -> LogEnd {
+        for stream in [OutputStream::Stdout, OutputStream::Stderr] {
+            let rest = self.maskers[position(stream)].finish();
+            self.pass(stream, &rest);
+        }
+        if let Some(error) = &self.failed {
+            self.target.warning(&format!("the log {} is incomplete: {error}", self.path.display()));
+        }
+        LogEnd { tail: self.tail, path: self.file.map(|_| self.path) }
+    }
+
+    fn pass(&mut self, stream: OutputStream, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        if self.failed.is_none()
+            && let Err(error) = self.keep(bytes)
+        {
+            // A full disk must not end a step that might free some; it is told at the end.
+            self.failed = Some(error);
+        }
+        self.tail.extend_from_slice(bytes);
+        if self.tail.len() > 2 * TAIL_BYTES {
+            self.tail.drain(..self.tail.len() - TAIL_BYTES);
+        }
+        self.target.log(if stream == OutputStream::Stdout { 1 } else { 2 }, bytes);
+    }
+
+    fn keep(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            none => none.insert(OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&self.path)?),
+        };
+        file.write_all(bytes)
+    }
+}
+
+impl OutputSink for StepLog {
+    fn output(&mut self, stream: OutputStream, bytes: &[u8]) {
+        let masked = self.maskers[position(stream)].mask(bytes);
+        self.pass(stream, &masked);
+    }
+
+    fn warning(&mut self, warning: &str) {
+        self.target.warning(warning);
+    }
+}
+
+fn position(stream: OutputStream) -> usize {
+    match stream {
+        OutputStream::Stdout => 0,
+        OutputStream::Stderr => 1,
+    }
+}
+
+/// Replaces secrets in a stream of bytes, also where they are cut by reads.
+#[derive(Debug, Clone)]
+pub struct Masker {
+    /// Longest first, so that a secret that contains another goes as a whole.
+    secrets: Arc<[Vec<u8>]>,
+    held: Vec<u8>,
+}
+
+impl Masker {
+    /// Masks `secrets`, also without the line end that files have and programs drop, and each long enough line of those with several.
+    #[must_use]
+    pub fn new(secrets: &[Vec<u8>]) -> Self {
+        let mut all: Vec<Vec<u8>> = Vec::new();
+        for secret in secrets {
+            all.push(secret.trim_ascii_end().to_vec());
+            all.extend(secret.split(|&b| b == b'\n').map(|line| line.trim_ascii().to_vec()));
+        }
+        all.retain(|secret| secret.len() >= SHORTEST_MASKED_BYTES);
+        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        all.dedup();
+        Self { secrets: all.into(), held: Vec::new() }
+    }
+
+    /// What can be let out after `bytes` came in.
+    pub fn mask(&mut self, bytes: &[u8]) -> Vec<u8> {
+        if self.secrets.is_empty() {
+            return bytes.to_vec();
+        }
+        self.held.extend_from_slice(bytes);
+        let held = std::mem::take(&mut self.held);
+        let mut out = Vec::with_capacity(held.len());
+        let mut rest = &held[..];
+        while !rest.is_empty() {
+            // A longer secret may begin here and be cut: then nothing can be said yet.
+            if self.secrets.iter().any(|secret| secret.len() > rest.len() && secret.starts_with(rest)) {
+                break;
+            }
+            match self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+                Some(secret) => {
+                    out.extend_from_slice(MASK);
+                    rest = &rest[secret.len()..];
+                }
+                None => {
+                    out.push(rest[0]);
+                    rest = &rest[1..];
+                }
+            }
+        }
+        self.held = rest.to_vec();
+        out
+    }
+
+    /// What was held back, at the end of the stream.
+    pub fn finish(&mut self) -> Vec<u8> {
+        let rest = std::mem::take(&mut self.held);
+        self.mask_whole(&rest)
+    }
+
+    /// Masks a text that is there as a whole.
+    #[must_use]
+    pub fn mask_whole(&self, text: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(text.len());
+        let mut rest = text;
+        while let Some((&first, after)) = rest.split_first() {
+            if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+                out.extend_from_slice(MASK);
+                rest = &rest[secret.len()..];
+            } else {
+                out.push(first);
+                rest = after;
+            }
+        }
+        out
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn masked(secrets: &[&str], pieces: &[&str]) -> String {
+        let secrets: Vec<_> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
+        let mut masker = Masker::new(&secrets);
+        let mut out: Vec<u8> = pieces.iter().flat_map(|piece| masker.mask(piece.as_bytes())).collect();
+        out.extend(masker.finish());
+        String::from_utf8(out).expect("text")
+    }
+
+    #[test]
+    fn a8_7_secrets_are_masked_however_they_are_cut() {
+        assert_eq!(masked(&["hunter2\n"], &["pw=hun", "te", "r2!\n"]), "pw=****!\n");
+        assert_eq!(masked(&["hunter2"], &["hunter", "1 hunter"]), "hunter1 hunter");
+        assert_eq!(masked(&["abcd", "abcdef"], &["abcdef abcde", "g"]), "**** ****eg");
+        assert_eq!(masked(&["line one\nline two\n"], &["x line two y"]), "x **** y");
+        assert_eq!(masked(&["abc"], &["abc"]), "abc", "too short to hide");
+    }
+
+    proptest! {
+        #[test]
+        fn no_cut_lets_a_secret_through(text in "[ab]{0,60}", cuts in prop::collection::vec(0..8_usize, 1..20)) {
+            let secret = "abba";
+            let mut pieces = Vec::new();
+            let mut rest = &text[..];
+            for cut in cuts.iter().cycle().take(80) {
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                pieces.push(piece);
+                rest = after;
+            }
+            pieces.push(rest);
+            let out = masked(&[secret], &pieces);
+            prop_assert!(!out.contains(secret));
+            prop_assert_eq!(out, text.replace(secret, "****"));
+        }
+    }
+}
