@@ -4,7 +4,8 @@
 //!
 //! # Invariants
 //!
-//! - Entries are sorted by [`TreePath`]'s order, one per path; all parent directories of an entry are listed, the root too.
+//! - Entries are sorted by [`TreePath`]'s order, one per path; all parent directories of an entry are listed, the root too. A layer that changes nothing has
+//!   no entries at all.
 //! - A whiteout stands for the removal of whatever lower layers have at its path. There are no opaque directories: they are expanded.
 //! - Of a hard-link group the first path (in order) is the [`Node::File`]; the others are [`Node::Hardlink`] to it. Groups never cross layers.
 //! - Directory sizes, inode numbers, link counts, owner names, access and change times are not in the table.
@@ -13,6 +14,12 @@
 
 use crate::digest::Sha256Digest;
 use crate::path::TreePath;
+
+mod codec;
+mod merge;
+
+pub use codec::TocError;
+pub use merge::merge;
 
 /// A layer's entries, sorted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -111,53 +118,64 @@ pub struct ContentId(pub Sha256Digest);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LayerId(pub Sha256Digest);
 
-/// Bytes that are no table.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("damaged layer table: {reason} (at byte {offset})")]
-pub struct TocError {
-    /// What is wrong.
-    pub reason: &'static str,
-    /// Where.
-    pub offset: usize,
-}
-
 impl Toc {
-    /// The canonical bytes: equal tables, equal bytes.
-    #[must_use]
-    pub fn encode(&self) -> Vec<u8> {
-        todo!()
-    }
-
-    /// Reads what [`Toc::encode`] wrote; anything else is refused.
-    ///
-    /// # Errors
-    /// Bytes that are no canonical encoding of a table.
-    pub fn decode(_bytes: &[u8]) -> Result<Self, TocError> {
-        todo!()
-    }
-
     /// The digest of the table without times.
     #[must_use]
     pub fn content_id(&self) -> ContentId {
-        todo!()
+        ContentId(Sha256Digest::of(&codec::encode(self, codec::Times::Left)))
     }
 
     /// The digest of the table with times: of what [`Toc::encode`] returns.
     #[must_use]
     pub fn layer_id(&self) -> LayerId {
-        todo!()
+        LayerId(Sha256Digest::of(&self.encode()))
+    }
+
+    /// The canonical bytes: equal tables, equal bytes.
+    #[must_use]
+    pub fn encode(&self) -> Vec<u8> {
+        codec::encode(self, codec::Times::Kept)
+    }
+
+    /// Reads what [`Toc::encode`] wrote; anything else is refused.
+    ///
+    /// # Errors
+    /// Bytes that are no canonical encoding of a table that holds the invariants.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TocError> {
+        codec::decode(bytes)
     }
 
     /// The entry at exactly this path.
     #[must_use]
-    pub fn get(&self, _path: &TreePath) -> Option<&TocEntry> {
-        todo!()
+    pub fn get(&self, path: &TreePath) -> Option<&TocEntry> {
+        self.position(path).ok().map(|i| &self.entries[i])
+    }
+
+    fn position(&self, path: &TreePath) -> Result<usize, usize> {
+        self.entries.binary_search_by(|entry| entry.path.cmp(path))
     }
 
     /// The entry at this path, if there is one, and all entries below it: one run of the table.
     #[must_use]
-    pub fn subtree(&self, _path: &TreePath) -> &[TocEntry] {
-        todo!()
+    pub fn subtree(&self, path: &TreePath) -> &[TocEntry] {
+        let start = self.position(path).unwrap_or_else(|i| i);
+        let rest = &self.entries[start..];
+        // Whatever sorts between a path and its last descendant is a descendant.
+        let len = rest.partition_point(|entry| entry.path.below(path).is_some());
+        &rest[..len]
+    }
+
+    /// The regular file at this path, hard links followed: size, digest and the entry that has its metadata.
+    #[must_use]
+    pub fn file(&self, path: &TreePath) -> Option<(u64, Sha256Digest, &Meta)> {
+        let mut entry = self.get(path)?;
+        if let Node::Hardlink { target } = &entry.node {
+            entry = self.get(target)?;
+        }
+        match entry.node {
+            Node::File { size, digest } => Some((size, digest, &entry.meta)),
+            _ => None,
+        }
     }
 
     /// Whether the layer changes nothing.
@@ -165,10 +183,4 @@ impl Toc {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
-}
-
-/// The effective table of a stack of layers, bottom first: whiteouts applied, hard-link groups whose first path is hidden renamed to the next one.
-#[must_use]
-pub fn merge(_tocs: &[&Toc]) -> Toc {
-    todo!()
 }

@@ -1,15 +1,61 @@
 //! A stack of layer directories read as one tree, without mounting it.
+//!
+//! The layers are in overlay form: a character device 0:0 removes a name, `trusted.overlay.opaque` = `y` on a directory hides what lower layers have in it.
+//! What is found is what an overlay mount of the same directories shows.
+//!
+//! # Invariants
+//!
+//! - Nothing is written, no symbolic link is followed by the kernel, nothing outside the layers is reached: links are resolved here, as data.
+//! - The layers below the top one never change while the tree is open. (The top one changes when a [`crate::snapshot::TreeWriter`] owns the tree; it says so.)
 
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 
 use crate::error::SnapshotError;
+use crate::layer::xattr;
 use crate::path::TreePath;
+use crate::sys;
 use crate::toc::Meta;
 
+/// As many links as the kernel follows in one path.
+const MAX_LINKS: usize = 40;
+
+/// How many directories are remembered: a large image has tens of thousands, each takes about a hundred bytes.
+const MAX_KNOWN_DIRS: usize = 32 * 1024;
+
+/// Overlay's mark of an opaque directory.
+pub(crate) const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+
 /// A stack of layer directories (overlay form), read as one tree.
-#[derive(Debug, Clone)]
-pub struct MergedTree {}
+#[derive(Debug)]
+pub struct MergedTree {
+    /// Topmost first; of a directory that is in the stack twice only the topmost place.
+    stack: Vec<Arc<Layer>>,
+    /// Which places of the stack a directory of the merged tree is made of, topmost first.
+    known_dirs: Mutex<HashMap<TreePath, Arc<[usize]>>>,
+}
+
+#[derive(Debug)]
+struct Layer {
+    dir: PathBuf,
+    fd: OwnedFd,
+    /// Place in the slice that the tree was opened with.
+    index: usize,
+}
+
+/// A name in a merged directory.
+pub(crate) enum Child {
+    Missing,
+    /// In this place of the stack; no directory.
+    Node(usize, Stat),
+    /// Merged from these places; the state of the topmost.
+    Dir(Arc<[usize]>, Stat),
+}
 
 /// What stands at a path of a [`MergedTree`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,64 +146,346 @@ pub enum EntryKind {
     Socket,
 }
 
+impl Clone for MergedTree {
+    fn clone(&self) -> Self {
+        Self { stack: self.stack.clone(), known_dirs: Mutex::default() }
+    }
+}
+
 impl MergedTree {
     /// Opens the layers' directories, bottom first.
     ///
     /// # Errors
     /// A directory that cannot be opened.
-    pub fn open(_layers: &[PathBuf]) -> Result<Self, SnapshotError> {
-        todo!()
+    pub fn open(layers: &[PathBuf]) -> Result<Self, SnapshotError> {
+        let mut stack: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
+        for (index, dir) in layers.iter().enumerate().rev() {
+            if stack.iter().any(|layer| layer.dir == *dir) {
+                continue;
+            }
+            let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
+            stack.push(Arc::new(Layer { dir: dir.clone(), fd, index }));
+        }
+        Ok(Self { stack, known_dirs: Mutex::default() })
+    }
+
+    /// The same stack with one more directory on top.
+    pub(crate) fn with_top(&self, dir: &Path) -> Result<Self, SnapshotError> {
+        let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
+        let index = self.stack.first().map_or(0, |top| top.index + 1);
+        let mut stack = vec![Arc::new(Layer { dir: dir.to_owned(), fd, index })];
+        stack.extend(self.stack.iter().cloned());
+        Ok(Self { stack, known_dirs: Mutex::default() })
+    }
+
+    /// Whether there is any layer: a tree of none has not even a root.
+    #[must_use]
+    pub fn has_layers(&self) -> bool {
+        !self.stack.is_empty()
     }
 
     /// What is at exactly this path; no symbolic link is followed.
     ///
     /// # Errors
     /// The layers cannot be read.
-    pub fn lookup(&self, _path: &TreePath) -> Result<Option<Found>, SnapshotError> {
-        todo!()
+    pub fn lookup(&self, path: &TreePath) -> Result<Option<Found>, SnapshotError> {
+        let child = self.child_at(path)?;
+        self.found(path, child)
     }
 
     /// Follows symbolic links in all components, inside the tree. Missing components are kept as they are.
     ///
     /// # Errors
     /// More than 40 links; something that is no directory in the middle.
-    pub fn resolve(&self, _path: &TreePath) -> Result<Resolution, SnapshotError> {
-        todo!()
+    pub fn resolve(&self, path: &TreePath) -> Result<Resolution, SnapshotError> {
+        self.walk(&TreePath::root(), path, true)
     }
 
     /// Follows symbolic links in all components but the last.
     ///
     /// # Errors
     /// As [`MergedTree::resolve`].
-    pub fn resolve_parent(&self, _path: &TreePath) -> Result<Resolution, SnapshotError> {
-        todo!()
+    pub fn resolve_parent(&self, path: &TreePath) -> Result<Resolution, SnapshotError> {
+        self.walk(&TreePath::root(), path, false)
+    }
+
+    /// As [`MergedTree::resolve`] for `path` below the directory `root`, which links cannot leave: absolute ones start there. The result is a path of the whole tree.
+    ///
+    /// # Errors
+    /// As [`MergedTree::resolve`].
+    pub fn resolve_beneath(&self, root: &TreePath, path: &TreePath) -> Result<Resolution, SnapshotError> {
+        self.walk(root, path, true)
+    }
+
+    fn walk(&self, root: &TreePath, path: &TreePath, follow_last: bool) -> Result<Resolution, SnapshotError> {
+        let mut pending: VecDeque<Box<[u8]>> = path.components().map(Into::into).collect();
+        let mut current = root.clone();
+        let mut links = 0;
+        while let Some(name) = pending.pop_front() {
+            if &*name == b".." {
+                if current != *root {
+                    current = current.parent().unwrap_or_default();
+                }
+                continue;
+            }
+            let child_path = checked_child(&current, &name)?;
+            let child = self.child_at(&child_path)?;
+            match &child {
+                Child::Missing => {
+                    let mut rest = child_path.as_bytes().to_vec();
+                    for name in &pending {
+                        rest.push(b'/');
+                        rest.extend_from_slice(name);
+                    }
+                    return Ok(Resolution { path: TreePath::clipped(rest)?, found: None });
+                }
+                Child::Dir(..) => current = child_path,
+                Child::Node(place, stat) if sys::fs::file_type(stat) == FileType::Symlink && (follow_last || !pending.is_empty()) => {
+                    links += 1;
+                    if links > MAX_LINKS {
+                        return Err(SnapshotError::LinkLoop { path: path.display() });
+                    }
+                    let target = self.read_link(*place, &child_path)?;
+                    if target.starts_with(b"/") {
+                        current = root.clone();
+                    }
+                    for part in target.split(|&b| b == b'/').rev().filter(|part| !part.is_empty() && *part != b".") {
+                        pending.push_front(part.into());
+                    }
+                }
+                Child::Node(..) if pending.is_empty() => {
+                    let found = self.found(&child_path, child)?;
+                    return Ok(Resolution { path: child_path, found });
+                }
+                Child::Node(..) => return Err(SnapshotError::NotADirectory { path: child_path.display() }),
+            }
+        }
+        let found = self.lookup(&current)?;
+        Ok(Resolution { path: current, found })
     }
 
     /// The entries of the directory at exactly this path, sorted by name.
     ///
     /// # Errors
     /// No directory is there.
-    pub fn read_dir(&self, _path: &TreePath) -> Result<Vec<DirEntry>, SnapshotError> {
-        todo!()
+    pub fn read_dir(&self, path: &TreePath) -> Result<Vec<DirEntry>, SnapshotError> {
+        let places = match self.child_at(path)? {
+            Child::Dir(places, _) => places,
+            Child::Node(..) => return Err(SnapshotError::NotADirectory { path: path.display() }),
+            Child::Missing => return Err(SnapshotError::NotFound { path: path.display() }),
+        };
+        let mut names: BTreeMap<Box<[u8]>, Option<EntryKind>> = BTreeMap::new();
+        for &place in &*places {
+            let dir = self.open_in(place, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+            sys::fs::for_each_name(&dir, |name, kind| {
+                if names.contains_key(name) {
+                    return Ok(());
+                }
+                let kind = match kind {
+                    // Only the device number tells a whiteout from a device.
+                    FileType::CharacterDevice | FileType::Unknown => match sys::fs::stat_at(&dir, sys::fs::name(name))? {
+                        Some(stat) if !sys::fs::is_whiteout(&stat) => entry_kind(sys::fs::file_type(&stat)),
+                        _ => None,
+                    },
+                    kind => entry_kind(kind),
+                };
+                names.insert(name.into(), kind);
+                Ok(())
+            })
+            .map_err(SnapshotError::io("list", path.display()))?;
+        }
+        Ok(names.into_iter().filter_map(|(name, kind)| Some(DirEntry { name, kind: kind? })).collect())
     }
 
     /// Opens the regular file at exactly this path for reading.
     ///
     /// # Errors
     /// No regular file is there.
-    pub fn open_file(&self, _path: &TreePath) -> Result<File, SnapshotError> {
-        todo!()
+    pub fn open_file(&self, path: &TreePath) -> Result<File, SnapshotError> {
+        match self.child_at(path)? {
+            Child::Missing => Err(SnapshotError::NotFound { path: path.display() }),
+            Child::Node(place, stat) if sys::fs::file_type(&stat) == FileType::RegularFile => {
+                let file = self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                let stat = fs::fstat(&file).map_err(|e| SnapshotError::io("read", path.display())(e.into()))?;
+                if sys::fs::file_type(&stat) != FileType::RegularFile {
+                    return Err(SnapshotError::NotARegularFile { path: path.display() });
+                }
+                Ok(File::from(file))
+            }
+            Child::Node(..) | Child::Dir(..) => Err(SnapshotError::NotARegularFile { path: path.display() }),
+        }
     }
 
     /// The path on the host of `path` in layer `layer` (as [`Found::layer`] counts), for linking files of committed layers.
+    /// None if there is no such layer (of a directory given twice only the topmost place counts).
     #[must_use]
-    pub fn host_path(&self, _layer: usize, _path: &TreePath) -> PathBuf {
-        todo!()
+    pub fn host_path(&self, layer: usize, path: &TreePath) -> Option<PathBuf> {
+        Some(self.stack.iter().find(|l| l.index == layer)?.dir.join(path.as_path()))
     }
 
-    /// The directory of layer `layer`.
-    #[must_use]
-    pub fn layer_dir(&self, _layer: usize) -> &Path {
-        todo!()
+    /// What is at exactly this path, without its attributes and link target.
+    pub(crate) fn child_at(&self, path: &TreePath) -> Result<Child, SnapshotError> {
+        let Some(parent) = path.parent() else {
+            let places: Arc<[usize]> = (0..self.stack.len()).collect();
+            let Some(top) = self.stack.first() else {
+                return Ok(Child::Missing);
+            };
+            let stat = fs::fstat(&top.fd).map_err(|e| SnapshotError::io("read", "/")(e.into()))?;
+            return Ok(Child::Dir(places, stat));
+        };
+        match self.places(&parent)? {
+            Some(places) => self.child_in(&places, path),
+            None => Ok(Child::Missing),
+        }
     }
+
+    /// The places that make up the directory at exactly `path`; none if no directory is there.
+    fn places(&self, path: &TreePath) -> Result<Option<Arc<[usize]>>, SnapshotError> {
+        if path.is_root() {
+            return Ok(Some((0..self.stack.len()).collect()));
+        }
+        if let Some(places) = self.known_dirs.lock().unwrap_or_else(PoisonError::into_inner).get(path) {
+            return Ok(Some(places.clone()));
+        }
+        // From the deepest ancestor that is known, downwards: no recursion as deep as a hostile path.
+        let mut missing = vec![path.clone()];
+        let mut places: Arc<[usize]> = loop {
+            let above = missing.last().and_then(TreePath::parent).unwrap_or_default();
+            if above.is_root() {
+                break (0..self.stack.len()).collect();
+            }
+            if let Some(places) = self.known_dirs.lock().unwrap_or_else(PoisonError::into_inner).get(&above) {
+                break places.clone();
+            }
+            missing.push(above);
+        };
+        while let Some(dir) = missing.pop() {
+            match self.child_in(&places, &dir)? {
+                Child::Dir(found, _) => places = found,
+                Child::Missing | Child::Node(..) => return Ok(None),
+            }
+        }
+        Ok(Some(places))
+    }
+
+    /// Looks for `path` in the places of its parent, which is a directory in each of them: so no component of the path is a link there.
+    fn child_in(&self, parent_places: &[usize], path: &TreePath) -> Result<Child, SnapshotError> {
+        let mut places: Vec<usize> = Vec::new();
+        let mut top: Option<Stat> = None;
+        for (i, &place) in parent_places.iter().enumerate() {
+            let layer = &self.stack[place];
+            let Some(stat) = sys::fs::stat_at(&layer.fd, path.as_path()).map_err(SnapshotError::io("read", path.display()))? else {
+                continue;
+            };
+            if sys::fs::is_whiteout(&stat) {
+                break;
+            }
+            if sys::fs::file_type(&stat) != FileType::Directory {
+                if top.is_none() {
+                    return Ok(Child::Node(place, stat));
+                }
+                break;
+            }
+            top.get_or_insert(stat);
+            places.push(place);
+            let is_lowest = i + 1 == parent_places.len();
+            if !is_lowest && self.is_opaque(place, path)? {
+                break;
+            }
+        }
+        let Some(stat) = top else {
+            return Ok(Child::Missing);
+        };
+        let places: Arc<[usize]> = places.into();
+        let mut known = self.known_dirs.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MAX_KNOWN_DIRS {
+            known.clear();
+        }
+        known.insert(path.clone(), places.clone());
+        Ok(Child::Dir(places, stat))
+    }
+
+    fn is_opaque(&self, place: usize, path: &TreePath) -> Result<bool, SnapshotError> {
+        let dir = self.open_in(place, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mark = sys::fs::get_xattr(&dir, OPAQUE).map_err(SnapshotError::io("read attributes of", path.display()))?;
+        Ok(mark.as_deref() == Some(b"y"))
+    }
+
+    fn open_in(&self, place: usize, path: &TreePath, flags: OFlags) -> Result<OwnedFd, SnapshotError> {
+        sys::fs::open_beneath(&self.stack[place].fd, path.as_path(), flags, Mode::empty()).map_err(SnapshotError::io("open", path.display()))
+    }
+
+    fn read_link(&self, place: usize, path: &TreePath) -> Result<Vec<u8>, SnapshotError> {
+        // Safe as a path: all components above are directories in this layer, see `child_in`.
+        let target = fs::readlinkat(&self.stack[place].fd, path.as_path(), Vec::new());
+        Ok(target.map_err(|e| SnapshotError::io("read link", path.display())(e.into()))?.into_bytes())
+    }
+
+    pub(crate) fn found(&self, path: &TreePath, child: Child) -> Result<Option<Found>, SnapshotError> {
+        let (place, stat) = match child {
+            Child::Missing => return Ok(None),
+            Child::Node(place, stat) => (place, stat),
+            Child::Dir(places, stat) => (places.first().copied().unwrap_or(0), stat),
+        };
+        let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+        let kind = match sys::fs::file_type(&stat) {
+            FileType::RegularFile => {
+                FoundKind::File { size: u64::try_from(stat.st_size).unwrap_or(0), nlink: stat.st_nlink.into(), dev: stat.st_dev, ino: stat.st_ino }
+            }
+            FileType::Directory => FoundKind::Dir,
+            FileType::Symlink => FoundKind::Symlink { target: self.read_link(place, path)?.into() },
+            FileType::CharacterDevice => FoundKind::CharDevice { major, minor },
+            FileType::BlockDevice => FoundKind::BlockDevice { major, minor },
+            FileType::Fifo => FoundKind::Fifo,
+            FileType::Socket | FileType::Unknown => FoundKind::Socket,
+        };
+        // No other kind of file has attributes that belong to the tree.
+        let xattrs = match kind {
+            FoundKind::File { .. } | FoundKind::Dir => {
+                let file = self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+                xattr::read(&file).map_err(SnapshotError::io("read attributes of", path.display()))?
+            }
+            _ => Vec::new(),
+        };
+        let meta = Meta { xattrs, ..meta_of_stat(&stat) };
+        Ok(Some(Found { layer: self.stack[place].index, kind, meta }))
+    }
+
+    /// The top layer got or lost a directory at `path`.
+    pub(crate) fn forget(&mut self, path: &TreePath) {
+        self.known_dirs.get_mut().unwrap_or_else(PoisonError::into_inner).remove(path);
+    }
+
+    /// The top layer hides or shows what is at many paths.
+    pub(crate) fn forget_all(&mut self) {
+        self.known_dirs.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// `dir` and one more component, if the path is not too long for one.
+fn checked_child(dir: &TreePath, name: &[u8]) -> Result<TreePath, SnapshotError> {
+    let child = dir.child(name);
+    if child.as_bytes().len() > crate::path::MAX_PATH_BYTES {
+        return Err(crate::path::PathError::TooLong(child.as_bytes().len()).into());
+    }
+    Ok(child)
+}
+
+fn entry_kind(kind: FileType) -> Option<EntryKind> {
+    Some(match kind {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Dir,
+        FileType::Symlink => EntryKind::Symlink,
+        FileType::CharacterDevice => EntryKind::CharDevice,
+        FileType::BlockDevice => EntryKind::BlockDevice,
+        FileType::Fifo => EntryKind::Fifo,
+        FileType::Socket => EntryKind::Socket,
+        FileType::Unknown => return None,
+    })
+}
+
+/// What `stat` says of a file's metadata; attributes are not in it.
+pub(crate) fn meta_of_stat(stat: &Stat) -> Meta {
+    let mode = if sys::fs::file_type(stat) == FileType::Symlink { 0o777 } else { stat.st_mode & 0o7777 };
+    Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime: sys::fs::mtime(stat), made_by_step: false, xattrs: Vec::new() }
 }

@@ -1,13 +1,25 @@
 //! Layers as tar, both ways.
+//!
+//! [`write_tar`] makes a layer's tar from its table and directory, always the same bytes. [`apply`] makes a layer's directory and table from a tar of anywhere,
+//! and [`extract`] unpacks a user's archive into a tree; both take the tar for hostile: whatever it says, nothing outside is written, memory is
+//! bounded, and [`ApplyLimits`] bound the rest. Compression is not done here: streams are plain tar.
+//!
+//! A layer has two encodings. On disk, overlay's: a character device 0:0 removes, `trusted.overlay.opaque` hides. In the tar, the image specification's: names
+//! that begin with `.wh.`. The table between them knows removal only.
 
-use std::io::{Read, Write};
-use std::path::Path;
+mod apply;
+mod extract;
+mod read;
+mod whiteout;
+mod write;
+pub(crate) mod xattr;
 
-use crate::error::LayerError;
-use crate::path::TreePath;
-use crate::snapshot::TreeWriter;
+pub use apply::apply;
+pub use extract::extract;
+pub use read::is_tar;
+pub use write::{WRITER_VERSION, write_tar};
+
 use crate::toc::Toc;
-use crate::tree::MergedTree;
 
 /// Which modification times a layer's tar has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -36,9 +48,26 @@ pub struct ApplyLimits {
     pub extension_bytes: usize,
 }
 
+/// The largest images have a few hundred thousand entries; an entry costs about 200 bytes of memory.
+pub const MAX_ENTRIES: u64 = 2_000_000;
+/// More than any layer that a registry takes; a bomb fills a disk otherwise.
+pub const MAX_BYTES: u64 = 256 << 30;
+/// Deeper trees than this cannot be opened by their path (PATH_MAX is 4096 bytes).
+pub const MAX_PATH_DEPTH: usize = 1024;
+/// The kernel's limit for one attribute and for the list of names is 64 KiB each.
+pub const MAX_XATTR_BYTES: usize = 128 << 10;
+/// As Go's archive/tar allows for PAX headers; attributes of [`MAX_XATTR_BYTES`] and two paths fit in.
+pub const MAX_EXTENSION_BYTES: usize = 1 << 20;
+
 impl Default for ApplyLimits {
     fn default() -> Self {
-        Self { entries: 4_000_000, bytes: 256 << 30, path_depth: 1024, xattr_bytes: 128 << 10, extension_bytes: 1 << 20 }
+        Self {
+            entries: MAX_ENTRIES,
+            bytes: MAX_BYTES,
+            path_depth: MAX_PATH_DEPTH,
+            xattr_bytes: MAX_XATTR_BYTES,
+            extension_bytes: MAX_EXTENSION_BYTES,
+        }
     }
 }
 
@@ -51,36 +80,3 @@ pub struct Applied {
     /// apply it again with one. (Pass an empty tree for the bottom layer.) What was made is of no use then.
     pub needs_base: bool,
 }
-
-/// Unpacks a layer's tar (uncompressed) into the new or empty directory `into`; the stream is read to its end.
-///
-/// # Errors
-/// A damaged or hostile tar, a limit, a full disk.
-pub fn apply(_tar: &mut dyn Read, _into: &Path, _base: Option<&MergedTree>, _limits: &ApplyLimits) -> Result<Applied, LayerError> {
-    todo!()
-}
-
-/// Unpacks a user's archive (uncompressed tar) below `dest`, an existing directory, as `tar -x` does; never outside `dest`.
-///
-/// # Errors
-/// As [`apply`].
-pub fn extract(
-    _tar: &mut dyn Read,
-    _writer: &mut TreeWriter,
-    _dest: &TreePath,
-    _owner: Option<(u32, u32)>,
-    _limits: &ApplyLimits,
-) -> Result<(), LayerError> {
-    todo!()
-}
-
-/// Writes a layer's tar: the same bytes for the same table, policy and [`WRITER_VERSION`].
-///
-/// # Errors
-/// A file that is not as listed, a name that a tar cannot say, and what `out` fails with.
-pub fn write_tar(_toc: &Toc, _fs: &Path, _times: TimePolicy, _out: &mut dyn Write) -> Result<(), LayerError> {
-    todo!()
-}
-
-/// Changes whenever [`write_tar`] makes other bytes of the same table.
-pub const WRITER_VERSION: u32 = 1;

@@ -1,38 +1,93 @@
 //! Writable snapshots on stacks of layers, and what they become.
+//!
+//! ```text
+//! create ──► ActiveSnapshot ──► mount ──► (a process runs, the mount goes) ──► commit ───┐
+//!                    └────────► writer ──► finish ──► commit_written ───────────────────┤
+//!                                                                        CommittedLayer ──► publish
+//! ```
+//!
+//! On disk, below a directory for temporary things:
+//!
+//! ```text
+//! <tmp>/<unique>/fs       the changes; later the layer
+//! <tmp>/<unique>/work     overlay's own; removed by commit
+//! <tmp>/<unique>/empty    only if there are no lower layers and a mount is made
+//! <tmp>/<unique>/toc      written by publish, which renames <unique> to <layers>/<hex of id>
+//! ```
+//!
+//! # Invariants
+//!
+//! - An active snapshot is nobody's lower layer: only [`CommittedLayer::publish`] gives a directory that may be.
+//! - What is not published is removed when its value is dropped; a crash leaves it below the temporary directory, never elsewhere.
+//! - A published layer's directory and its table say the same, and neither changes again.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
+use rustix::fs::{self, Mode, OFlags};
+
+use crate::diff;
 use crate::error::SnapshotError;
-use crate::toc::{ContentId, LayerId, Timestamp, Toc};
+use crate::layer::xattr;
+use crate::path::TreePath;
+use crate::root::{set_meta_of, set_mtime_of};
+use crate::sys;
+use crate::toc::{ContentId, LayerId, Meta, Timestamp, Toc};
+use crate::tree::{MergedTree, meta_of_stat};
 
+mod dirs;
+mod overlay;
+mod table;
 mod writer;
 
+pub(crate) use dirs::OpenDirs;
 pub use writer::{Device, FileContent, TreeWriter};
 
 /// A writable directory on top of a stack of layers. Dropping it removes it.
 #[derive(Debug)]
-pub struct ActiveSnapshot {}
+pub struct ActiveSnapshot {
+    dir: TemporaryDir,
+    lowers: Vec<PathBuf>,
+    upper: PathBuf,
+}
 
 impl ActiveSnapshot {
-    /// Makes `<tmp>/<unique>/{fs,work}` on top of `lowers` (layer directories, bottom first).
+    /// Makes `<tmp>/<unique>/{fs,work}` on top of `lowers` (layer directories, bottom first). The root directory looks as that of the topmost layer, else
+    /// 0755, owned by root, made at the epoch.
     ///
     /// # Errors
     /// The directories cannot be made or the lowers not be read.
-    pub fn create(_tmp: &Path, _lowers: &[PathBuf]) -> Result<Self, SnapshotError> {
-        todo!()
+    pub fn create(tmp: &Path, lowers: &[PathBuf]) -> Result<Self, SnapshotError> {
+        let dir = TemporaryDir::create(tmp)?;
+        let upper = dir.path().join("fs");
+        let work = dir.path().join("work");
+        for path in [&upper, &work] {
+            std::fs::create_dir(path).map_err(SnapshotError::io("make directory", path.display()))?;
+        }
+        let meta = match lowers.last() {
+            Some(top) => root_meta(top).map_err(SnapshotError::io("read layer", top.display()))?,
+            None => Meta { mode: 0o755, ..Meta::default() },
+        };
+        let set = || {
+            let fd = sys::fs::open_dir(&upper)?;
+            set_meta_of(&fd, &meta, true)?;
+            set_mtime_of(&fd, meta.mtime)
+        };
+        set().map_err(SnapshotError::io("change", upper.display()))?;
+        Ok(Self { dir, lowers: lowers.to_vec(), upper })
     }
 
     /// The layers below, bottom first.
     #[must_use]
     pub fn lowers(&self) -> &[PathBuf] {
-        todo!()
+        &self.lowers
     }
 
     /// The directory that takes the changes.
     #[must_use]
     pub fn upper(&self) -> &Path {
-        todo!()
+        &self.upper
     }
 
     /// File operations without a mount. Nothing may have written to the snapshot before.
@@ -40,32 +95,49 @@ impl ActiveSnapshot {
     /// # Errors
     /// The layers cannot be opened.
     pub fn writer(&self) -> Result<TreeWriter, SnapshotError> {
-        todo!()
+        TreeWriter::new(&self.upper, MergedTree::open(&self.lowers)?)
     }
 
     /// Mounts the stack as a detached overlay. `top_lower` is put above the lowers and never part of the layer.
     ///
     /// # Errors
     /// The kernel refuses; the message has the kernel's own reason.
-    pub fn mount(&self, _top_lower: Option<&Path>) -> Result<OwnedFd, SnapshotError> {
-        todo!()
+    pub fn mount(&self, top_lower: Option<&Path>) -> Result<OwnedFd, SnapshotError> {
+        let dir = self.dir.path();
+        overlay::mount(&self.lowers, top_lower, &self.upper, &dir.join("work"), &dir.join("empty"))
     }
 
     /// Turns what a process changed through the mount into a layer. The mount must be gone.
     ///
+    /// Times from `started` on are marked as made by the step. What equals the layers below is removed from the directory and not in the table.
+    ///
     /// # Errors
     /// Reading the changes fails.
-    pub fn commit(self, _started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
-        todo!()
+    pub fn commit(self, started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
+        let lower = MergedTree::open(&self.lowers)?;
+        let changes = diff::upper_changes(&self.upper, &lower, started)?;
+        diff::remove_unchanged(&self.upper, &changes.unchanged)?;
+        self.commit_written(changes.toc)
     }
 
     /// Turns what a [`TreeWriter`] wrote into a layer, from its table; nothing is read again.
     ///
     /// # Errors
     /// Tidying fails.
-    pub fn commit_written(self, _toc: Toc) -> Result<CommittedLayer, SnapshotError> {
-        todo!()
+    pub fn commit_written(self, toc: Toc) -> Result<CommittedLayer, SnapshotError> {
+        let Self { dir, upper, .. } = self;
+        for name in ["work", "empty"] {
+            let path = dir.path().join(name);
+            sys::fs::remove_tree_at(&path).map_err(SnapshotError::io("remove", path.display()))?;
+        }
+        Ok(CommittedLayer { id: toc.layer_id(), content: toc.content_id(), toc, dir, fs: upper })
     }
+}
+
+fn root_meta(layer: &Path) -> std::io::Result<Meta> {
+    let fd = sys::fs::open_dir(layer)?;
+    let stat = fs::fstat(&fd)?;
+    Ok(Meta { xattrs: xattr::read(&fd)?, ..meta_of_stat(&stat) })
 }
 
 /// A finished layer, not yet under its final name. Dropping it removes it.
@@ -79,13 +151,15 @@ pub struct CommittedLayer {
     pub id: LayerId,
     /// What it holds, without times.
     pub content: ContentId,
+    dir: TemporaryDir,
+    fs: PathBuf,
 }
 
 impl CommittedLayer {
     /// The directory with the layer's changes, for as long as it is not published.
     #[must_use]
     pub fn fs(&self) -> &Path {
-        todo!()
+        &self.fs
     }
 
     /// Writes the table and renames all to `<layers_dir>/<hex of id>/{fs,toc}`; if that exists already, ours is removed.
@@ -93,8 +167,58 @@ impl CommittedLayer {
     ///
     /// # Errors
     /// Writing or renaming fails.
-    pub fn publish(self, _layers_dir: &Path) -> Result<PathBuf, SnapshotError> {
-        todo!()
+    pub fn publish(self, layers_dir: &Path) -> Result<PathBuf, SnapshotError> {
+        let target = layers_dir.join(self.id.0.hex());
+        let fs = target.join("fs");
+        let toc = self.dir.path().join("toc");
+        std::fs::write(&toc, self.toc.encode()).map_err(SnapshotError::io("write", toc.display()))?;
+        match std::fs::rename(self.dir.path(), &target) {
+            Ok(()) => self.dir.keep(),
+            // Another process was first. Equal ids, equal layers: ours goes.
+            Err(e) if matches!(e.kind(), std::io::ErrorKind::DirectoryNotEmpty | std::io::ErrorKind::AlreadyExists) => {}
+            Err(e) => return Err(SnapshotError::io("publish layer", target.display())(e)),
+        }
+        Ok(fs)
+    }
+}
+
+/// A directory that is removed when its value goes.
+#[derive(Debug)]
+struct TemporaryDir {
+    path: Option<PathBuf>,
+}
+
+impl TemporaryDir {
+    fn create(tmp: &Path) -> Result<Self, SnapshotError> {
+        static COUNTER: AtomicU64 = AtomicU64::new(0);
+        loop {
+            let path = tmp.join(format!("snapshot-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
+            match std::fs::create_dir(&path) {
+                Ok(()) => return Ok(Self { path: Some(path) }),
+                // Left by a crashed process that had our number.
+                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(SnapshotError::io("make directory", path.display())(e)),
+            }
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
+    fn keep(mut self) {
+        self.path = None;
+    }
+}
+
+impl Drop for TemporaryDir {
+    fn drop(&mut self) {
+        if let Some(path) = &self.path
+            && let Err(e) = sys::fs::remove_tree_at(path)
+        {
+            // Nobody is left to return it to; the store's start-up sweep removes it.
+            tracing::debug!(path = %path.display(), error = %e, "temporary directory stays");
+        }
     }
 }
 
@@ -102,6 +226,16 @@ impl CommittedLayer {
 ///
 /// # Errors
 /// The path does not exist; mounting is not permitted.
-pub fn detach_tree(_path: &Path) -> std::io::Result<OwnedFd> {
-    todo!()
+pub fn detach_tree(path: &Path) -> std::io::Result<OwnedFd> {
+    sys::mount::detach_host(path)
+}
+
+/// As [`detach_tree`], of exactly `path` below the directory `root`; no link is followed.
+///
+/// # Errors
+/// As [`detach_tree`].
+pub fn detach_beneath(root: &crate::root::RootDir, path: &TreePath) -> std::io::Result<OwnedFd> {
+    use std::os::fd::AsFd;
+    let handle = root.open_exact(path, OFlags::PATH, Mode::empty())?;
+    sys::mount::detach(handle.as_fd(), Path::new(""))
 }

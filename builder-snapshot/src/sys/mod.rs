@@ -1,1 +1,4 @@
-//! (being raised)
+//! The kernel's doors: everything below this module is a thin, typed call; decisions are made above it.
+
+pub(crate) mod fs;
+pub(crate) mod mount;

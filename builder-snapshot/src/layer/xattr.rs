@@ -1,0 +1,43 @@
+//! Which extended attributes belong to a tree's content.
+//!
+//! - From a tar, an archive, or a copy: `security.capability` and `user.*`. `trusted.overlay.*` and `user.overlay.*` would be marks of the stack itself (a
+//!   hostile layer could hide or redirect what lies below), the rest means nothing on another machine (SELinux labels, IMA signatures) or is the file
+//!   system's own (`system.*`); they are left out silently, as other builders do.
+//! - From what a RUN made: only `security.capability`. Programs sprinkle `user.*` for purposes of their own.
+
+use std::io;
+use std::os::fd::AsFd;
+
+use crate::sys;
+
+/// File capabilities.
+pub(crate) const CAPABILITY: &[u8] = b"security.capability";
+
+/// Attributes with names and values, sorted by name.
+pub(crate) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
+
+/// Whether an attribute of this name may come in from outside and is part of what a tree holds.
+#[must_use]
+pub(crate) fn belongs(name: &[u8]) -> bool {
+    name == CAPABILITY || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+}
+
+/// Whether an attribute that a RUN left is part of its layer.
+#[must_use]
+pub(crate) fn exported_from_run(name: &[u8]) -> bool {
+    name == CAPABILITY
+}
+
+/// The attributes of an open file or directory that belong to the tree.
+pub(crate) fn read(file: impl AsFd) -> io::Result<Xattrs> {
+    let mut xattrs = Vec::new();
+    for name in sys::fs::list_xattrs(&file)? {
+        if belongs(&name)
+            && let Some(value) = sys::fs::get_xattr(&file, &name)?
+        {
+            xattrs.push((name, value));
+        }
+    }
+    xattrs.sort();
+    Ok(xattrs)
+}

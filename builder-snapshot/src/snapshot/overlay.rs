@@ -1,0 +1,38 @@
+//! The stack as an overlay mount.
+
+use std::collections::HashSet;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use crate::error::SnapshotError;
+use crate::sys;
+
+/// The kernel's limit ("too many lower directories, limit is 500").
+pub(crate) const MAX_LOWERS: usize = 500;
+
+/// Mounts `lowers` (bottom first), below `top_lower` if there is one, and `upper` as a detached overlay. `empty` stands in for lowers when there are none.
+pub(super) fn mount(lowers: &[PathBuf], top_lower: Option<&Path>, upper: &Path, work: &Path, empty: &Path) -> Result<OwnedFd, SnapshotError> {
+    let mut seen = HashSet::new();
+    // Overlay refuses a directory that is in the stack twice, and only its topmost place can show anything.
+    let mut stack: Vec<&Path> = top_lower.into_iter().chain(lowers.iter().rev().map(PathBuf::as_path)).filter(|lower| seen.insert(*lower)).collect();
+    if stack.len() > MAX_LOWERS {
+        return Err(SnapshotError::TooManyLayers { count: stack.len(), limit: MAX_LOWERS });
+    }
+    if stack.is_empty() {
+        std::fs::create_dir_all(empty).map_err(SnapshotError::io("make directory", empty.display()))?;
+        stack.push(empty);
+    }
+    let options = sys::mount::OverlayOptions { lowers: &stack, upper, work, user_xattrs: false };
+    sys::mount::overlay(&options).map_err(|failure| {
+        let remedy = if sys::mount::is_too_old(&failure) {
+            "; Linux 6.5 or later is needed (lowerdir+)"
+        } else if failure.source.kind() == std::io::ErrorKind::PermissionDenied {
+            "; mounting needs root (CAP_SYS_ADMIN)"
+        } else if failure.log.contains("not supported as upperdir") {
+            "; put the store on a disk's own file system (RBUILD_ROOT), not inside a container's root"
+        } else {
+            ""
+        };
+        SnapshotError::Mount { upper: upper.display().to_string(), log: failure.log.clone() + remedy, source: failure.source }
+    })
+}
