@@ -12,7 +12,7 @@
 mod auth;
 mod blob;
 mod client;
-mod tls;
+pub(crate) mod tls;
 
 #[cfg(test)]
 pub(crate) mod tests;

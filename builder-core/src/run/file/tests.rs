@@ -457,11 +457,15 @@ fn a9_14_archives_are_unpacked() {
     let mut header = tar::Header::new_ustar();
     header.set_entry_type(tar::EntryType::Directory);
     header.set_mode(0o750);
-    (header.set_uid(3), header.set_gid(4), header.set_size(0)).0;
+    header.set_uid(3);
+    header.set_gid(4);
+    header.set_size(0);
     builder.append_data(&mut header, "top/", std::io::empty()).expect("appended");
     let mut header = tar::Header::new_ustar();
     header.set_mode(0o4755);
-    (header.set_uid(5), header.set_gid(6), header.set_size(2)).0;
+    header.set_uid(5);
+    header.set_gid(6);
+    header.set_size(2);
     builder.append_data(&mut header, "top/f", &b"f\n"[..]).expect("appended");
     let tar = builder.into_inner().expect("a tar");
     let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
