@@ -1,1 +1,86 @@
-fn main() {}
+//! `rbuild`: a Dockerfile and a context in, an image out.
+//!
+//! What was typed ([`args`]) becomes a checked plan ([`request`]); the engine carries it out while [`progress`] shows what happens; [`render`] says what
+//! went wrong, and [`exit_code`] says it to scripts.
+//!
+//! # Invariants
+//! - The environment is read once ([`environment`]) and by nobody below this crate.
+//! - Results go to standard output, everything else to standard error.
+//! - A wrong command line is refused before a store is opened.
+//! - No thread is started before the command is known: entering a user namespace must come first.
+
+mod args;
+mod base64;
+mod commands;
+mod config;
+mod credentials;
+mod environment;
+mod exit_code;
+mod progress;
+mod render;
+mod request;
+mod signals;
+mod stdin_context;
+
+use std::io::Write as _;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use clap::error::ErrorKind;
+
+use args::{Command, CommandLine};
+use environment::Environment;
+use exit_code::ExitCode;
+use progress::palette::Palette;
+
+fn main() -> std::process::ExitCode {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
+        let what = panic.payload_as_str().unwrap_or("no reason given");
+        // Standard error may be gone; there is nobody else to tell.
+        let _ = writeln!(std::io::stderr(), "ERROR: internal fault of rbuild: {what}{place}; please report it with what you ran");
+    }));
+    let code = std::panic::catch_unwind(run).unwrap_or(ExitCode::Internal);
+    std::process::ExitCode::from(code.code())
+}
+
+fn run() -> ExitCode {
+    let environment = match Environment::read().context("cannot use the current directory") {
+        Ok(environment) => environment,
+        Err(error) => return refuse(&error, &Palette::default()),
+    };
+    let line = match CommandLine::try_parse_from(args::with_command(std::env::args_os())) {
+        Ok(line) => line,
+        Err(error) => return explain(&error),
+    };
+    if line.global.debug {
+        let filter = tracing_subscriber::EnvFilter::new(environment.get("RUST_LOG").unwrap_or("debug"));
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
+    }
+    let outcome = match &line.command {
+        Command::Build(build) => commands::build::run(&line.global, build, &environment),
+        Command::Version => {
+            // A reader that has gone away has what it wanted.
+            let _ = writeln!(std::io::stdout(), "rbuild {}", env!("CARGO_PKG_VERSION"));
+            Ok(ExitCode::Success)
+        }
+    };
+    outcome.unwrap_or_else(|error| refuse(&error, &Palette::of(&environment)))
+}
+
+fn refuse(error: &anyhow::Error, palette: &Palette) -> ExitCode {
+    commands::build::say(&render::usage(error, palette));
+    ExitCode::Failure
+}
+
+/// What clap has to say: help on standard output, a wrong command line as an error of ours.
+fn explain(error: &clap::Error) -> ExitCode {
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+        // A reader that has gone away (`rbuild --help | head`) has what it wanted.
+        let _ = error.print();
+        return ExitCode::Success;
+    }
+    let text = error.render().to_string();
+    commands::build::say(&format!("ERROR: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+    ExitCode::Failure
+}

@@ -12,10 +12,10 @@
 mod auth;
 mod blob;
 mod client;
-pub(crate) mod tls;
+mod tls;
 
 #[cfg(test)]
-pub(crate) mod tests;
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -7,7 +7,6 @@ pub mod exec;
 pub mod file;
 pub mod log;
 mod ssh;
-pub mod vertex;
 
 use std::sync::Arc;
 

@@ -24,10 +24,7 @@ mod stages;
 mod state;
 mod text;
 
-#[cfg(test)]
-mod tests;
-
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 
 use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
@@ -35,7 +32,7 @@ use builder_core::graph::GraphBuilder;
 use builder_core::oci::Platform;
 use serde_json::Value;
 
-pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, TargetStage, Targets};
+pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, Targets, TargetStage};
 pub use options::{DockerfileSource, FrontendOptions, NamedContext, NoCache};
 pub use remote::GitReference;
 
@@ -69,8 +66,6 @@ pub(crate) struct Compiler<'a> {
     graph: GraphBuilder,
     needs: BTreeSet<Need>,
     problems: Vec<Located>,
-    /// What tells a problem from another, so that platforms don't repeat it.
-    noted: HashSet<(&'static str, Span, String)>,
     linter: Linter,
 }
 
@@ -88,7 +83,6 @@ impl<'a> Compiler<'a> {
             graph: GraphBuilder::new(),
             needs: BTreeSet::new(),
             problems: Vec::new(),
-            noted: HashSet::new(),
             linter: Linter::new(check),
         }
     }
@@ -137,7 +131,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn warnings(&self) -> Vec<Diagnostic> {
-        let mut findings: Vec<&Problem> = self.linter.findings().iter().collect();
+        let mut findings: Vec<&Problem> = self.linter.findings.iter().collect();
         findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
         findings.into_iter().map(|finding| self.file.diagnostic(&Located::own(finding.clone()))).collect()
     }
@@ -185,9 +179,7 @@ impl DockerfileFrontend {
                             };
                         }
                         Some(Answer::File(None)) => {}
-                        Some(Answer::Failed(reason)) => {
-                            return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]);
-                        }
+                        Some(Answer::Failed(reason)) => return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]),
                         Some(Answer::Image(_)) | None => return Ok(Opened::Need(need)),
                     }
                 }

@@ -10,6 +10,8 @@ mod archive;
 mod copy;
 mod select;
 
+pub use archive::open_archive;
+
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -146,6 +148,3 @@ fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp { seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX), nanos: since.subsec_nanos() }
 }
-
-#[cfg(test)]
-mod tests;

@@ -290,7 +290,3 @@ pub(super) fn entry_digest(entry: &Entry) -> Sha256Digest {
     }
     hasher.finish()
 }
-
-#[cfg(test)]
-#[path = "select_tests.rs"]
-mod tests;

@@ -1,0 +1,337 @@
+//! What was typed, word for word.
+//!
+//! Nothing is checked here beyond the shape of a flag: [`crate::request`] turns this into a request and refuses what makes no sense. Flags are
+//! spelt as `docker build` and `docker buildx build` spell them (`features.md` C1), so that a script only has to change the program's name.
+
+use std::ffi::OsString;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+/// Groups of `--help`, in the order they are shown.
+const WHAT: &str = "What to build";
+const INPUTS: &str = "What goes in";
+const RESULT: &str = "What comes out";
+const CACHE: &str = "Cache";
+const STEPS: &str = "How steps run";
+const SHOW: &str = "What you see";
+const COMPATIBLE: &str = "Accepted for compatibility";
+
+const OVERVIEW: &str = "\
+Builds container images from Dockerfiles: no daemon, flags like `docker build`.
+
+The word `build` may be left out: `rbuild -t app .` is `rbuild build -t app .`";
+
+const EXAMPLES: &str = "\
+Examples:
+  rbuild -t app .                                   build the last stage, keep it under the name app
+  rbuild --target test .                            build one stage and only what it needs
+  rbuild -o type=oci,dest=app.tar .                 write an OCI archive
+  rbuild -o out .                                   write the files of the image into the directory out
+  rbuild --secret id=token,src=$HOME/.token .       lend a secret to RUN --mount=type=secret,id=token
+  rbuild --build-context base=oci-layout://./base . use a local layout wherever the Dockerfile says base
+  rbuild --check .                                  look for mistakes, build nothing
+  rbuild --call=outline .                           list the arguments, secrets and agents a build takes
+
+Exit status: 0 built, 1 the build or its flags are wrong (or --check found something), 100 a fault of rbuild, 102 out of
+memory or disk, 130 interrupted.
+
+Environment: RBUILD_ROOT, RBUILD_CONFIG, SOURCE_DATE_EPOCH, BUILDKIT_PROGRESS, BUILDKIT_COLORS, NO_COLOR, DOCKER_CONFIG,
+DOCKER_DEFAULT_PLATFORM, SSH_AUTH_SOCK.";
+
+/// The whole command line.
+#[derive(Debug, Parser)]
+#[command(name = "rbuild", about = OVERVIEW, version, after_help = EXAMPLES, max_term_width = 120, disable_help_subcommand = true)]
+pub(crate) struct CommandLine {
+    /// Flags of every command.
+    #[command(flatten)]
+    pub(crate) global: GlobalArgs,
+    /// The command.
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Flags that every command takes.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct GlobalArgs {
+    /// Directory of the store [default: $RBUILD_ROOT, else /var/lib/rbuild as root, else $XDG_DATA_HOME/rbuild]
+    #[arg(long, global = true, value_name = "DIR", display_order = 1000)]
+    pub(crate) root: Option<OsString>,
+    /// Log what rbuild does to standard error (RUST_LOG chooses what)
+    #[arg(short = 'D', long, global = true, display_order = 1001)]
+    pub(crate) debug: bool,
+    /// Configuration file [default: $RBUILD_CONFIG, else $XDG_CONFIG_HOME/rbuild/rbuild.toml, else /etc/rbuild/rbuild.toml]
+    #[arg(long, global = true, value_name = "FILE", display_order = 1002)]
+    pub(crate) config: Option<OsString>,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Build an image from a Dockerfile and a context
+    #[command(visible_alias = "b", after_help = EXAMPLES, args_override_self = true)]
+    Build(Box<BuildArgs>),
+    /// Print the version
+    Version,
+}
+
+/// Flags of `build`.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct BuildArgs {
+    /// Directory with the files of the build; `-` reads a tar archive or a Dockerfile from standard input
+    #[arg(value_name = "CONTEXT")]
+    pub(crate) context: Option<OsString>,
+
+    /// The Dockerfile, relative to the current directory; `-` reads it from standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", help_heading = WHAT, allow_hyphen_values = true)]
+    pub(crate) file: Option<OsString>,
+    /// The stage to build [default: the last]
+    #[arg(long, value_name = "STAGE", help_heading = WHAT)]
+    pub(crate) target: Option<String>,
+    /// Platforms to build for, such as linux/amd64,linux/arm64 [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH", help_heading = WHAT)]
+    pub(crate) platform: Vec<String>,
+    /// Say something about the Dockerfile in place of building it: check, outline, targets; `,format=json` for programs
+    #[arg(long, value_name = "METHOD", help_heading = WHAT)]
+    pub(crate) call: Option<String>,
+    /// The same as --call=check
+    #[arg(long, help_heading = WHAT)]
+    pub(crate) check: bool,
+
+    /// Value of an ARG; without `=VALUE` the environment variable of that name
+    #[arg(long, value_name = "NAME[=VALUE]", help_heading = INPUTS, allow_hyphen_values = true)]
+    pub(crate) build_arg: Vec<String>,
+    /// A further context, or what stands for an image: a directory, docker-image://, oci-layout://, a git or http address
+    #[arg(long, value_name = "NAME=VALUE", help_heading = INPUTS)]
+    pub(crate) build_context: Vec<String>,
+    /// A secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE]
+    #[arg(long, value_name = "SECRET", help_heading = INPUTS)]
+    pub(crate) secret: Vec<String>,
+    /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
+    #[arg(long, value_name = "AGENT", help_heading = INPUTS)]
+    pub(crate) ssh: Vec<String>,
+    /// Ask the registry again what a tag points to
+    #[arg(long, help_heading = INPUTS, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) pull: Option<bool>,
+
+    /// Name of the image
+    #[arg(short, long, value_name = "NAME[:TAG]", help_heading = RESULT)]
+    pub(crate) tag: Vec<String>,
+    /// Where results go: DIR, `-` (a tar), or type=oci|docker|local|tar|cacheonly[,dest=PATH][,KEY=VALUE…]
+    #[arg(short, long, value_name = "OUTPUT", help_heading = RESULT, allow_hyphen_values = true)]
+    pub(crate) output: Vec<String>,
+    /// A label of the image
+    #[arg(long, value_name = "NAME=VALUE", help_heading = RESULT, allow_hyphen_values = true)]
+    pub(crate) label: Vec<String>,
+    /// An annotation of the manifest
+    #[arg(long, value_name = "[LEVEL:]NAME=VALUE", help_heading = RESULT)]
+    pub(crate) annotation: Vec<String>,
+    /// Write the image's id to a file
+    #[arg(long, value_name = "FILE", help_heading = RESULT)]
+    pub(crate) iidfile: Option<OsString>,
+    /// Write digests and names of the result to a file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = RESULT)]
+    pub(crate) metadata_file: Option<OsString>,
+    /// Times in new layers: keep them, or let none be later than SOURCE_DATE_EPOCH (clamp)
+    #[arg(long, value_name = "keep|clamp", help_heading = RESULT)]
+    pub(crate) timestamps: Option<String>,
+    /// Same inputs, same digests: clamp times to SOURCE_DATE_EPOCH, else to the commit of the context, else to 1980-01-01
+    #[arg(long, help_heading = RESULT)]
+    pub(crate) reproducible: bool,
+    /// Push the result (not available yet; see the message for what to use instead)
+    #[arg(long, help_heading = RESULT, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) push: Option<bool>,
+    /// Load the result into a container engine (not available yet; see the message for what to use instead)
+    #[arg(long, help_heading = RESULT, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) load: Option<bool>,
+
+    /// Run every step, whatever the store knows
+    #[arg(long, help_heading = CACHE, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) no_cache: Option<bool>,
+    /// Run every step of these stages, whatever the store knows
+    #[arg(long, value_name = "STAGE", help_heading = CACHE)]
+    pub(crate) no_cache_filter: Vec<String>,
+
+    /// Network of RUN: default, none or host
+    #[arg(long, value_name = "MODE", help_heading = STEPS)]
+    pub(crate) network: Option<String>,
+    /// Let steps ask for network.host or security.insecure
+    #[arg(long, value_name = "RIGHT", help_heading = STEPS)]
+    pub(crate) allow: Vec<String>,
+    /// A line for /etc/hosts
+    #[arg(long, value_name = "HOST:ADDRESS", help_heading = STEPS)]
+    pub(crate) add_host: Vec<String>,
+    /// Size of /dev/shm, such as 128m
+    #[arg(long, value_name = "SIZE", help_heading = STEPS)]
+    pub(crate) shm_size: Option<String>,
+    /// A resource limit, such as nofile=1024:2048
+    #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = STEPS)]
+    pub(crate) ulimit: Vec<String>,
+
+    /// How progress is shown: auto, tty, plain, quiet, rawjson or none
+    #[arg(long, value_name = "KIND", help_heading = SHOW)]
+    pub(crate) progress: Option<String>,
+    /// Show nothing; print the image's id at the end
+    #[arg(short, long, help_heading = SHOW, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) quiet: Option<bool>,
+
+    /// Caches to read from (ignored: the store is the only cache yet)
+    #[arg(long, value_name = "CACHE", help_heading = COMPATIBLE)]
+    pub(crate) cache_from: Vec<String>,
+    /// Caches to write to (ignored: the store is the only cache yet)
+    #[arg(long, value_name = "CACHE", help_heading = COMPATIBLE)]
+    pub(crate) cache_to: Vec<String>,
+    /// A provenance attestation (ignored unless it is false)
+    #[arg(long, value_name = "PARAMETERS", help_heading = COMPATIBLE, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) provenance: Option<String>,
+    /// A bill of materials (ignored unless it is false)
+    #[arg(long, value_name = "PARAMETERS", help_heading = COMPATIBLE, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) sbom: Option<String>,
+    /// An attestation (ignored unless it is disabled)
+    #[arg(long, value_name = "PARAMETERS", help_heading = COMPATIBLE)]
+    pub(crate) attest: Vec<String>,
+    /// The builder instance (ignored: there is one)
+    #[arg(long, value_name = "NAME", help_heading = COMPATIBLE)]
+    pub(crate) builder: Option<String>,
+
+    /// Flags of older builders that mean nothing here.
+    #[command(flatten)]
+    pub(crate) legacy: LegacyArgs,
+}
+
+/// Flags that docker takes and that mean nothing here. Hidden; those that a build may depend on are named in a warning.
+#[derive(Debug, Default, Clone, Args)]
+pub(crate) struct LegacyArgs {
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) rm: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) force_rm: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) compress: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub(crate) squash: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) isolation: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) security_opt: Vec<String>,
+    #[arg(short = 'm', long, hide = true)]
+    pub(crate) memory: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    pub(crate) memory_swap: Option<String>,
+    #[arg(short = 'c', long, hide = true)]
+    pub(crate) cpu_shares: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpu_period: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpu_quota: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_cpus: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cpuset_mems: Option<String>,
+    #[arg(long, hide = true)]
+    pub(crate) resource: Vec<String>,
+    #[arg(long, hide = true)]
+    pub(crate) cgroup_parent: Option<String>,
+    #[arg(long, hide = true, action = ArgAction::SetTrue)]
+    pub(crate) disable_content_trust: bool,
+}
+
+/// Words before the command that belong to docker: `docker buildx build`, `docker image build`, `docker builder build`.
+const DOCKER_PREFIXES: [&str; 3] = ["buildx", "image", "builder"];
+
+/// Names of commands; anything else in their place is the first word of `build`.
+const COMMANDS: [&str; 4] = ["build", "b", "version", "help"];
+
+/// Global flags that take a value as a word of its own.
+const GLOBAL_WITH_VALUE: [&str; 2] = ["--root", "--config"];
+
+/// Makes `rbuild [buildx] [build] [flags] CONTEXT` into what clap knows: program, global flags, command, the rest.
+#[must_use]
+pub(crate) fn with_command(argv: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
+    let mut words: Vec<OsString> = argv.into_iter().collect();
+    let mut at = 1;
+    while let Some(word) = words.get(at).and_then(|word| word.to_str()) {
+        let is_global = word == "-D" || word == "--debug" || GLOBAL_WITH_VALUE.iter().any(|flag| word.starts_with(&format!("{flag}=")));
+        match word {
+            flag if GLOBAL_WITH_VALUE.contains(&flag) => at += 2,
+            _ if is_global => at += 1,
+            _ => break,
+        }
+    }
+    let is = |word: Option<&OsString>, set: &[&str]| word.and_then(|word| word.to_str()).is_some_and(|word| set.contains(&word));
+    if is(words.get(at), &DOCKER_PREFIXES) && is(words.get(at + 1), &COMMANDS) {
+        words.remove(at);
+    }
+    if is(words.get(at), &["help"]) {
+        words[at] = "--help".into();
+    }
+    if !is(words.get(at), &COMMANDS) && !is(words.get(at), &["--help", "-h", "--version", "-V"]) && words.len() > at {
+        words.insert(at, "build".into());
+    }
+    words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<CommandLine, clap::Error> {
+        CommandLine::try_parse_from(with_command(line.split(' ').map(OsString::from)))
+    }
+
+    fn build(line: &str) -> BuildArgs {
+        match parse(line).expect(line).command {
+            Command::Build(args) => *args,
+            Command::Version => panic!("{line} is no build"),
+        }
+    }
+
+    #[test]
+    fn clap_finds_no_fault_in_the_definition() {
+        use clap::CommandFactory as _;
+        CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn c1_the_word_build_may_be_left_out() {
+        for line in [
+            "rbuild build -t a .",
+            "rbuild b -t a .",
+            "rbuild -t a .",
+            "rbuild . -t a",
+            "rbuild buildx build -t a .",
+            "rbuild image build --tag=a .",
+            "rbuild --root /r build -t a .",
+            "rbuild --root=/r -t a .",
+        ] {
+            let args = build(line);
+            assert_eq!((args.tag, args.context), (vec!["a".to_owned()], Some(OsString::from("."))), "{line}");
+        }
+        assert!(matches!(parse("rbuild version").expect("version").command, Command::Version));
+    }
+
+    #[test]
+    fn c1_flags_repeat_and_take_what_looks_like_a_flag() {
+        let args = build("rbuild --build-arg A=1 --build-arg A=-x --build-arg -y --label l=1 -f - -o - --platform a,b --platform c .");
+        assert_eq!(args.build_arg, ["A=1", "A=-x", "-y"]);
+        assert_eq!((args.file, args.output, args.platform), (Some("-".into()), vec!["-".into()], vec!["a,b".into(), "c".into()]));
+    }
+
+    #[test]
+    fn c1_switches_may_say_what_they_are() {
+        let args = build("rbuild --no-cache=false --pull --push=false --rm=true --force-rm --provenance=false --compress .");
+        assert_eq!((args.no_cache, args.pull, args.push), (Some(false), Some(true), Some(false)));
+        assert_eq!(args.provenance.as_deref(), Some("false"));
+        assert_eq!(args.context, Some(".".into()));
+    }
+
+    #[test]
+    fn c1_1_unknown_flags_are_refused() {
+        let error = parse("rbuild build --no-such-flag .").expect_err("unknown");
+        assert!(error.to_string().contains("--no-such-flag"));
+    }
+
+    #[test]
+    fn the_last_of_two_single_flags_counts() {
+        assert_eq!(build("rbuild --target a --target b .").target.as_deref(), Some("b"));
+    }
+}

@@ -1,0 +1,164 @@
+//! `rbuild build`: plan, engine, results.
+
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use builder_core::builder::{Builder, BuilderConfig};
+use builder_core::error::BuildError;
+use builder_core::event::EventSink;
+use builder_core::request::{BuildReport, BuildRequest};
+use builder_core::source::image::ImageSources;
+use builder_frontend::compile::DockerfileFrontend;
+
+use super::call;
+use crate::args::{BuildArgs, GlobalArgs};
+use crate::credentials::DockerCredentials;
+use crate::environment::Environment;
+use crate::exit_code::ExitCode;
+use crate::progress::palette::Palette;
+use crate::progress::{Progress, ProgressKind};
+use crate::request::{self, BuildPlan, Call};
+use crate::signals::Interrupts;
+use crate::{config, render};
+
+/// Threads of the runtime. They only coordinate and talk to the network; work that computes or blocks has threads of its own.
+const RUNTIME_THREADS: usize = 2;
+
+/// Builds what was typed. An error is one of usage: nothing was begun.
+pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment) -> Result<ExitCode> {
+    let palette = Palette::of(environment);
+    let plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
+    for warning in &plan.warnings {
+        if !plan.quiet {
+            say(&format!("{} {warning}\n", Palette::paint(&palette.warning, "WARNING:")));
+        }
+    }
+    if let Some(iidfile) = &plan.iidfile {
+        remove_old(iidfile)?;
+    }
+    let builder_config = BuilderConfig {
+        registries: config::registries(global, environment)?,
+        credentials: Arc::new(DockerCredentials::new(environment)),
+        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        ..BuilderConfig::new(config::store_root(global, environment)?)
+    };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build().context("cannot start threads")?;
+    let code = runtime.block_on(async {
+        let interrupts = Interrupts::listen().context("cannot listen for signals")?;
+        tokio::select! {
+            code = carry_out(plan, builder_config, &interrupts, &palette) => code,
+            () = interrupts.abandon.cancelled() => Ok(ExitCode::Cancelled),
+        }
+    });
+    // Threads that are still busy (a second interrupt) end with the process; the store sweeps what they leave.
+    runtime.shutdown_background();
+    code
+}
+
+async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
+    let (registries, credentials) = (config.registries.clone(), Arc::clone(&config.credentials));
+    let builder = match Builder::new(config) {
+        Ok(builder) => builder,
+        Err(error) => return Ok(failed(&BuildError::Store(error.to_string()), palette)),
+    };
+    let mut plan = plan;
+    // The directory of an unpacked archive lives until the build is over.
+    let _unpacked = match plan.archive.take() {
+        Some(start) => Some(unpack_stdin(&mut plan, start, &builder)?),
+        None => None,
+    };
+    match plan.call {
+        Call::Build => build(plan, &builder, interrupts, palette).await,
+        Call::Check(_) | Call::Outline(_) | Call::Targets(_) => {
+            let images = ImageSources::new(registries, credentials, Arc::clone(builder.store()));
+            call::run(plan, &images, interrupts, palette).await
+        }
+    }
+}
+
+async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
+    let (quiet, kind, iidfile, metadata_file) = (plan.quiet, plan.progress, plan.iidfile.clone(), plan.metadata_file.clone());
+    let progress = Progress::start(kind, palette.clone());
+    let sink: Arc<dyn EventSink> = Arc::new(progress.sink());
+    let outcome = builder.build(request(plan), sink, interrupts.cancel.clone()).await;
+    let warnings = progress.finish();
+    let report = match outcome {
+        Ok(report) => report,
+        Err(error) => return Ok(failed(&error, palette)),
+    };
+    if matches!(kind, ProgressKind::Plain | ProgressKind::Tty) {
+        say(&render::warnings(&warnings, palette));
+    }
+    let id = image_id(&report);
+    if let (Some(path), Some(id)) = (&iidfile, &id) {
+        std::fs::write(path, id).with_context(|| format!("cannot write --iidfile {}", path.display()))?;
+    }
+    if let Some(path) = &metadata_file {
+        let text = serde_json::to_string_pretty(&report.metadata).context("metadata")?;
+        std::fs::write(path, text + "\n").with_context(|| format!("cannot write --metadata-file {}", path.display()))?;
+    }
+    if let (true, Some(id)) = (quiet, id) {
+        // A reader that has gone away does not undo the build.
+        let _ = writeln!(std::io::stdout(), "{id}");
+    }
+    Ok(ExitCode::Success)
+}
+
+fn request(plan: BuildPlan) -> BuildRequest {
+    BuildRequest {
+        network: plan.options.network,
+        frontend: Arc::new(DockerfileFrontend::new(plan.options)),
+        contexts: plan.contexts,
+        secrets: plan.secrets,
+        ssh: plan.ssh,
+        outputs: plan.outputs,
+        tags: plan.tags,
+        allow: plan.allow,
+        source_date_epoch: plan.epoch,
+        timestamps: plan.timestamps,
+        pull: plan.pull,
+        annotations: plan.annotations,
+    }
+}
+
+/// The digest of the config, as docker's image ids are; for several platforms, that of the index (`features.md` D9).
+fn image_id(report: &BuildReport) -> Option<String> {
+    let only = match &report.images[..] {
+        [image] => image.config.or(image.manifest),
+        _ => None,
+    };
+    only.or(report.digest).map(|digest| digest.to_string())
+}
+
+/// Says why a build failed.
+pub(super) fn failed(error: &BuildError, palette: &Palette) -> ExitCode {
+    say(&render::failure(error, palette));
+    ExitCode::of(error)
+}
+
+/// Writes to standard error. That it may be closed is no reason to fail.
+pub(crate) fn say(text: &str) {
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
+
+fn remove_old(path: &Path) -> Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot replace {}", path.display())),
+        _ => Ok(()),
+    }
+}
+
+/// Unpacks the archive on standard input into a directory of the store's own, which becomes the main context.
+fn unpack_stdin(plan: &mut BuildPlan, start: Vec<u8>, builder: &Builder) -> Result<builder_snapshot::snapshot::ActiveSnapshot> {
+    let rest = std::io::stdin().lock();
+    let unpacked = crate::stdin_context::unpack(&mut start.as_slice().chain(rest), builder.store().tmp_dir()?)?;
+    if let Some(context) = plan.contexts.get_mut("context") {
+        (context.path, context.empty) = (unpacked.upper().to_owned(), false);
+    }
+    if let builder_frontend::compile::DockerfileSource::InContext { path } = &plan.options.dockerfile {
+        plan.options.dockerfile = crate::stdin_context::dockerfile(unpacked.upper(), path)?;
+    }
+    Ok(unpacked)
+}

@@ -1,0 +1,151 @@
+//! `--check`, `--call=outline`, `--call=targets`: answers about a Dockerfile, nothing is built.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::sync::Arc;
+
+use anyhow::Result;
+use builder_core::error::BuildError;
+use builder_core::frontend::{Answer, Need, Resolved};
+use builder_core::source::image::ImageSources;
+use builder_frontend::compile::{CallOutcome, CheckReport, DockerfileFrontend, Outline, Targets};
+
+use super::build::failed;
+use crate::exit_code::ExitCode;
+use crate::progress::palette::Palette;
+use crate::render;
+use crate::request::{BuildPlan, Call, CallFormat};
+use crate::signals::Interrupts;
+
+/// Answers on standard output. Findings and errors make the status 1.
+pub(crate) async fn run(plan: BuildPlan, images: &ImageSources, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
+    let call = plan.call;
+    let frontend = DockerfileFrontend::new(plan.options.clone());
+    let mut resolved = Resolved::default();
+    for _ in 0..builder_core::frontend::MAX_ROUNDS {
+        let needs = match ask(&frontend, call, &resolved) {
+            Ok(CallOutcome::Needs(needs)) => needs,
+            Ok(CallOutcome::Ready((text, code))) => {
+                // A reader that has gone away has what it wanted.
+                let _ = std::io::stdout().write_all(text.as_bytes());
+                return Ok(code);
+            }
+            Err(error) => return Ok(failed(&error, palette)),
+        };
+        tokio::select! {
+            () = resolve(images, needs, &mut resolved, plan.pull) => {}
+            () = interrupts.cancel.cancelled() => return Ok(ExitCode::Cancelled),
+        }
+    }
+    Ok(failed(&BuildError::Internal("the Dockerfile needs ever more images".into()), palette))
+}
+
+/// One round: what is needed, or the answer's text and status.
+fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result<CallOutcome<(String, ExitCode)>, BuildError> {
+    fn ready<T>(outcome: CallOutcome<T>, show: impl FnOnce(&T) -> (String, ExitCode)) -> CallOutcome<(String, ExitCode)> {
+        match outcome {
+            CallOutcome::Needs(needs) => CallOutcome::Needs(needs),
+            CallOutcome::Ready(answer) => CallOutcome::Ready(show(&answer)),
+        }
+    }
+    let json = |value: serde_json::Value| format!("{value:#}\n");
+    match call {
+        Call::Check(format) => Ok(ready(frontend.check(resolved), |report| {
+            let text = if format == CallFormat::Json { json(report.to_json()) } else { check_text(report) };
+            (text, if report.warnings.is_empty() && report.errors.is_empty() { ExitCode::Success } else { ExitCode::Failure })
+        })),
+        Call::Outline(format) => Ok(ready(frontend.outline(resolved).map_err(BuildError::Definition)?, |outline| {
+            (if format == CallFormat::Json { json(outline.to_json()) } else { outline_text(outline) }, ExitCode::Success)
+        })),
+        Call::Targets(format) => Ok(ready(frontend.targets(resolved).map_err(BuildError::Definition)?, |targets| {
+            (if format == CallFormat::Json { json(targets.to_json()) } else { targets_text(targets) }, ExitCode::Success)
+        })),
+        Call::Build => Err(BuildError::Internal("a build is no call".into())),
+    }
+}
+
+/// Brings what a call needs. What can't be had is an answer too: checks go on without it.
+async fn resolve(images: &ImageSources, needs: Vec<Need>, resolved: &mut Resolved, pull: bool) {
+    for need in needs {
+        let answer = match &need {
+            Need::Image { reference, location, platform } => match images.resolve(reference, location, platform, pull, &|_| {}).await {
+                Ok(image) => Answer::Image(Arc::new(image)),
+                Err(error) => Answer::Failed(error.to_string()),
+            },
+            Need::File { context, path } => {
+                Answer::Failed(format!("{path} of the context {context} is not on this machine; --check and --call need a local Dockerfile"))
+            }
+        };
+        resolved.answers.insert(need, answer);
+    }
+}
+
+fn check_text(report: &CheckReport) -> String {
+    // Results go to files as often as to terminals: no colours.
+    let palette = Palette::default();
+    let mut text: String = report.warnings.iter().map(|warning| render::finding(warning, &palette)).collect();
+    for error in &report.errors {
+        text.push_str(&render::diagnostic(error, &palette));
+        error.location.iter().for_each(|location| text.push_str(&render::excerpt(location)));
+        let _ = writeln!(text, "ERROR: {}\n", error.message);
+    }
+    let errors = match report.errors.len() {
+        0 => String::new(),
+        1 => " and 1 error".to_owned(),
+        n => format!(" and {n} errors"),
+    };
+    let _ = match report.warnings.len() {
+        0 if report.errors.is_empty() => writeln!(text, "Check complete, no warnings found."),
+        0 => writeln!(text, "Check complete, 0 warnings{errors} have been found!"),
+        1 => writeln!(text, "Check complete, 1 warning{errors} has been found!"),
+        n => writeln!(text, "Check complete, {n} warnings{errors} have been found!"),
+    };
+    text
+}
+
+fn outline_text(outline: &Outline) -> String {
+    let mut text = String::new();
+    let _ = writeln!(text, "TARGET:      {}", outline.name.as_deref().unwrap_or("(default)"));
+    if let Some(description) = &outline.description {
+        let _ = writeln!(text, "DESCRIPTION: {description}");
+    }
+    let rows: Vec<[&str; 3]> = outline
+        .args
+        .iter()
+        .map(|arg| [arg.name.as_str(), arg.value.as_deref().unwrap_or_default(), arg.description.as_deref().unwrap_or_default()])
+        .collect();
+    text.push_str(&table(["BUILD ARG", "VALUE", "DESCRIPTION"], &rows));
+    for (heading, list) in [("SECRET", &outline.secrets), ("SSH", &outline.ssh)] {
+        let rows: Vec<[&str; 3]> = list.iter().map(|item| [item.name.as_str(), if item.required { "true" } else { "" }, ""]).collect();
+        text.push_str(&table([heading, "REQUIRED", ""], &rows));
+    }
+    text
+}
+
+fn targets_text(targets: &Targets) -> String {
+    let rows: Vec<[String; 3]> = targets
+        .targets
+        .iter()
+        .map(|target| {
+            let name = target.name.as_deref().unwrap_or("(unnamed)");
+            let name = if target.default { format!("{name} (default)") } else { name.to_owned() };
+            [name, target.base.clone(), target.description.clone().unwrap_or_default()]
+        })
+        .collect();
+    let rows: Vec<[&str; 3]> = rows.iter().map(|row| [row[0].as_str(), row[1].as_str(), row[2].as_str()]).collect();
+    table(["TARGET", "BASE", "DESCRIPTION"], &rows)
+}
+
+/// Columns under headings; nothing without rows.
+fn table(headings: [&str; 3], rows: &[[&str; 3]]) -> String {
+    if rows.is_empty() {
+        return String::new();
+    }
+    let width = |at: usize| rows.iter().map(|row| row[at].chars().count()).chain([headings[at].len()]).max().unwrap_or_default() + 3;
+    let (first, second) = (width(0), width(1));
+    let mut text = String::from("\n");
+    for row in std::iter::once(&headings).chain(rows) {
+        let _ = writeln!(text, "{}", format!("{:first$}{:second$}{}", row[0], row[1], row[2]).trim_end());
+    }
+    text
+}

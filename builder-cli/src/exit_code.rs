@@ -1,0 +1,68 @@
+//! Exit statuses, and which fault gets which (`features.md` C6.2).
+//!
+//! The exit status of a failed RUN is never ours: it stands in the message only.
+
+use builder_core::error::BuildError;
+
+/// How rbuild ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ExitCode {
+    /// Built.
+    Success,
+    /// The build or its flags are wrong, or `--check` found something.
+    Failure,
+    /// A fault of rbuild.
+    Internal,
+    /// No memory or no disk left.
+    ResourceExhausted,
+    /// Interrupted.
+    Cancelled,
+}
+
+impl ExitCode {
+    /// The number.
+    pub(crate) fn code(self) -> u8 {
+        match self {
+            Self::Success => 0,
+            Self::Failure => 1,
+            Self::Internal => 100,
+            Self::ResourceExhausted => 102,
+            Self::Cancelled => 130,
+        }
+    }
+
+    /// What a failed build ends with.
+    pub(crate) fn of(error: &BuildError) -> Self {
+        match error {
+            BuildError::Cancelled => Self::Cancelled,
+            BuildError::Internal(_) => Self::Internal,
+            other if is_exhaustion(&other.to_string()) => Self::ResourceExhausted,
+            _ => Self::Failure,
+        }
+    }
+}
+
+/// Whether a message speaks of a full disk or no memory. Words, because the kernel's answer has passed through several layers of messages by here
+/// and each of them keeps it.
+fn is_exhaustion(message: &str) -> bool {
+    ["os error 28", "No space left on device", "os error 12", "Cannot allocate memory", "os error 122", "Disk quota exceeded"]
+        .iter()
+        .any(|words| message.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn c6_2_faults_and_their_statuses() {
+        for (error, code) in [
+            (BuildError::Cancelled, 130),
+            (BuildError::Internal("x".into()), 100),
+            (BuildError::Store("cannot write /s/v1/db: No space left on device (os error 28)".into()), 102),
+            (BuildError::Export("cannot write out: Permission denied".into()), 1),
+        ] {
+            assert_eq!(ExitCode::of(&error).code(), code, "{error}");
+        }
+    }
+}

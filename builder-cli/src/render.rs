@@ -1,0 +1,279 @@
+//! What went wrong, for people and for the scripts that read docker's output.
+//!
+//! A problem of the Dockerfile is shown with its code, the place, an underline and what to do; a failed step with the last lines of its output. Both
+//! end with the excerpt and the `ERROR:` line of `features.md` C7.6, which editors and CI systems look for.
+
+use std::fmt::Write as _;
+
+use builder_core::diagnostic::{Diagnostic, Severity};
+use builder_core::error::{BuildError, StepError};
+use builder_core::graph::SourceLocation;
+
+use crate::progress::clean;
+use crate::progress::palette::Palette;
+
+/// Lines shown around those that an excerpt marks.
+const AROUND: u32 = 4;
+
+/// Most lines that an excerpt marks; of a longer instruction the first ones say which it is.
+const MARKED: u32 = 30;
+
+/// Lines of a failed step's output (`features.md` C7.5).
+const TAIL_LINES: usize = 10;
+
+/// Longest piece of a line shown. Machine-made lines can have megabytes.
+const MAX_COLUMNS: usize = 400;
+
+/// The last words of a failed build.
+pub(crate) fn failure(error: &BuildError, palette: &Palette) -> String {
+    let mut text = String::new();
+    match error {
+        BuildError::Definition(diagnostics) => {
+            let errors = || diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
+            errors().for_each(|diagnostic| text.push_str(&self::diagnostic(diagnostic, palette)));
+            if let Some(location) = errors().find_map(|diagnostic| diagnostic.location.as_ref()) {
+                text.push_str(&excerpt(location));
+            }
+        }
+        BuildError::Step { name, location, log_tail, log_path, .. } => {
+            text.push_str(&tail(name, log_tail));
+            if let Some(path) = log_path {
+                let _ = writeln!(text, "complete log: {}", path.display());
+            }
+            location.iter().for_each(|location| text.push_str(&excerpt(location)));
+        }
+        BuildError::Cancelled | BuildError::Export(_) | BuildError::Store(_) | BuildError::Internal(_) => {}
+    }
+    let message = clean_lines(&error.to_string());
+    let _ = writeln!(text, "{} failed to build: failed to solve: {message}", Palette::paint(&palette.error, "ERROR:"));
+    if let BuildError::Step { cause: StepError::Other { help: Some(help), .. }, .. } = error {
+        let _ = writeln!(text, "  = help: {}", clean_lines(help));
+    }
+    if let BuildError::Internal(_) = error {
+        text.push_str("  = help: this is a fault of rbuild; please report it with the Dockerfile and this message\n");
+    }
+    text
+}
+
+/// An error that ended things before a build began.
+pub(crate) fn usage(error: &anyhow::Error, palette: &Palette) -> String {
+    format!("{} {}\n", Palette::paint(&palette.error, "ERROR:"), clean_lines(&format!("{error:#}")))
+}
+
+/// The findings of a build that went on in spite of them (`features.md` A15.2).
+pub(crate) fn warnings(found: &[Diagnostic], palette: &Palette) -> String {
+    if found.is_empty() {
+        return String::new();
+    }
+    let count = if found.len() == 1 { "1 warning found".to_owned() } else { format!("{} warnings found", found.len()) };
+    let mut text = format!("\n {} (rbuild --check shows the places):\n", Palette::paint(&palette.warning, &count));
+    for warning in found {
+        let line = warning.location.as_ref().map_or(String::new(), |location| format!(" (line {})", location.first_line));
+        let _ = writeln!(text, " - {}: {}{line}", warning.code, clean_lines(&warning.message));
+    }
+    text
+}
+
+/// One finding of `--check` (`features.md` A15.1).
+pub(crate) fn finding(found: &Diagnostic, palette: &Palette) -> String {
+    let kind = Palette::paint(&palette.warning, &format!("WARNING: {}", found.code));
+    let url = found.url.as_deref().map_or(String::new(), |url| format!(" - {url}"));
+    let mut text = format!("{kind}{url}\n{}\n", clean_lines(&found.message));
+    if let Some(help) = &found.help {
+        let _ = writeln!(text, "  = help: {}", clean_lines(help));
+    }
+    if let Some(location) = &found.location {
+        text.push_str(&excerpt(location));
+    }
+    text.push('\n');
+    text
+}
+
+/// A diagnostic with its line and an underline.
+pub(crate) fn diagnostic(found: &Diagnostic, palette: &Palette) -> String {
+    let (word, colour) = match found.severity {
+        Severity::Error => ("error", &palette.error),
+        Severity::Warning => ("warning", &palette.warning),
+    };
+    let mut text = format!("{}: {}\n", Palette::paint(colour, &format!("{word}[{}]", found.code)), clean_lines(&found.message));
+    let mut margin = 1;
+    if let Some(location) = &found.location {
+        let (number, column, line, marks) = underlined(location);
+        margin = number.to_string().len();
+        let gap = " ".repeat(margin);
+        let _ = writeln!(text, "{gap} ┌─ {}:{number}:{column}", clean::text(&location.source.name));
+        let _ = writeln!(text, "{number} │ {line}");
+        let label = found.label.as_deref().map_or(String::new(), |label| format!(" {}", clean_lines(label)));
+        let _ =
+            writeln!(text, "{gap} │ {}{}", " ".repeat(column.min(MAX_COLUMNS) - 1), Palette::paint(colour, &format!("{}{label}", "^".repeat(marks))));
+    }
+    if let Some(help) = &found.help {
+        let _ = writeln!(text, "{} = help: {}", " ".repeat(margin), clean_lines(help));
+    }
+    text.push('\n');
+    text
+}
+
+/// Number of the first line, column of the mark (from 1), the line, and how many characters are marked.
+fn underlined(location: &SourceLocation) -> (usize, usize, String, usize) {
+    let source = &location.source.text;
+    let valid = |at: usize| (0..=at.min(source.len())).rev().find(|&at| source.is_char_boundary(at)).unwrap_or(0);
+    let whole_line = || source.lines().nth(location.first_line.saturating_sub(1) as usize).unwrap_or_default();
+    let Some(span) = &location.span else {
+        let line = shown(whole_line());
+        let marks = line.chars().count().max(1);
+        return (location.first_line as usize, 1, line, marks);
+    };
+    let (start, end) = (valid(span.start), valid(span.end));
+    let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
+    let line = source[line_start..].lines().next().unwrap_or_default();
+    let number = source[..start].matches('\n').count() + 1;
+    let end_in_line = end.min(line_start + line.len()).max(start);
+    let before = shown(&source[line_start..start]).chars().count();
+    let marks = source[start..end_in_line].trim_end().chars().count().max(1);
+    let line = shown(line);
+    let room = line.chars().count().saturating_sub(before).max(1);
+    (number, before + 1, line, marks.min(room))
+}
+
+/// The excerpt of C7.6: where, a rule, lines with the important ones marked, a rule.
+pub(crate) fn excerpt(location: &SourceLocation) -> String {
+    const RULE: &str = "--------------------";
+    let (first, last) = (location.first_line, location.last_line.max(location.first_line));
+    let until = last.min(first.saturating_add(MARKED - 1));
+    let mut text = format!("{}:{first}\n{RULE}\n", clean::text(&location.source.name));
+    for (number, line) in (1_u32..).zip(location.source.text.lines()) {
+        if number + AROUND < first || number > until.saturating_add(AROUND) {
+            continue;
+        }
+        let mark = if (first..=until).contains(&number) { ">>>" } else { "   " };
+        let _ = writeln!(text, "{}", format!(" {number:3} | {mark} {}", shown(line)).trim_end());
+    }
+    text.push_str(RULE);
+    text.push('\n');
+    text
+}
+
+/// The last lines of a failed step's output, in a box (C7.5).
+fn tail(name: &str, log_tail: &[u8]) -> String {
+    const RULE: &str = "------";
+    let lines: Vec<&[u8]> = log_tail.strip_suffix(b"\n").unwrap_or(log_tail).split(|&byte| byte == b'\n').collect();
+    let mut text = format!("{RULE}\n > {}:\n", clean::text(name));
+    if !log_tail.is_empty() {
+        for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+            let _ = writeln!(text, "{}", clean::line(line));
+        }
+    }
+    text.push_str(RULE);
+    text.push('\n');
+    text
+}
+
+fn shown(line: &str) -> String {
+    clean::text(line).replace('\t', "    ").chars().take(MAX_COLUMNS).collect()
+}
+
+fn clean_lines(text: &str) -> String {
+    text.lines().map(clean::text).collect::<Vec<_>>().join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use builder_core::graph::SourceText;
+    use std::sync::Arc;
+
+    fn source() -> Arc<SourceText> {
+        Arc::new(SourceText {
+            name: "Dockerfile".into(),
+            text: "FROM busybox AS builder\nLABEL a=b\nRUN echo last words && \\\n    exit 17\nCOPY --from=biulder /app /app\n".into(),
+        })
+    }
+
+    #[test]
+    fn c7_6_a_failed_step() {
+        let error = BuildError::Step {
+            name: "[2/2] RUN echo last words".into(),
+            location: Some(SourceLocation { source: source(), first_line: 3, last_line: 4, span: None }),
+            log_tail: b"last words\n\x1b[2Jmore\n".to_vec(),
+            log_path: None,
+            cause: StepError::ExitCode { process: "/bin/sh -c echo last words &&     exit 17".into(), code: 17 },
+        };
+        insta::assert_snapshot!(failure(&error, &Palette::default()), @r#"
+        ------
+         > [2/2] RUN echo last words:
+        last words
+        more
+        ------
+        Dockerfile:3
+        --------------------
+           1 |     FROM busybox AS builder
+           2 |     LABEL a=b
+           3 | >>> RUN echo last words && \
+           4 | >>>     exit 17
+           5 |     COPY --from=biulder /app /app
+        --------------------
+        ERROR: failed to build: failed to solve: process "/bin/sh -c echo last words &&     exit 17" did not complete successfully: exit code: 17
+        "#);
+    }
+
+    fn unknown_stage() -> Diagnostic {
+        let source = source();
+        let start = source.text.find("biulder").expect("word");
+        Diagnostic {
+            severity: Severity::Error,
+            code: "unknown-stage".into(),
+            message: "no earlier stage is named `biulder`".into(),
+            location: Some(SourceLocation { source, first_line: 5, last_line: 5, span: Some(start..start + 7) }),
+            label: Some("not found; stages so far: builder".into()),
+            help: Some("did you mean `builder`?".into()),
+            url: None,
+        }
+    }
+
+    #[test]
+    fn a0_7_a_definition_with_an_error() {
+        insta::assert_snapshot!(failure(&BuildError::Definition(vec![unknown_stage()]), &Palette::default()), @r"
+        error[unknown-stage]: no earlier stage is named `biulder`
+          ┌─ Dockerfile:5:13
+        5 │ COPY --from=biulder /app /app
+          │             ^^^^^^^ not found; stages so far: builder
+          = help: did you mean `builder`?
+
+        Dockerfile:5
+        --------------------
+           1 |     FROM busybox AS builder
+           2 |     LABEL a=b
+           3 |     RUN echo last words && \
+           4 |         exit 17
+           5 | >>> COPY --from=biulder /app /app
+        --------------------
+        ERROR: failed to build: failed to solve: no earlier stage is named `biulder`
+        ");
+    }
+
+    #[test]
+    fn a15_findings() {
+        let mut found = Diagnostic { severity: Severity::Warning, code: "LegacyKeyValueFormat".into(), label: None, help: None, ..unknown_stage() };
+        found.message = "`LABEL k v` is an old form; write `LABEL k=v`".into();
+        found.url = Some("https://docs.docker.com/go/dockerfile/rule/legacy-key-value-format/".into());
+        insta::assert_snapshot!(warnings(&[found.clone()], &Palette::default()), @r"
+
+        1 warning found (rbuild --check shows the places):
+        - LegacyKeyValueFormat: `LABEL k v` is an old form; write `LABEL k=v` (line 5)
+        ");
+        let text = finding(&found, &Palette::default());
+        assert!(text.starts_with("WARNING: LegacyKeyValueFormat - https://docs"), "{text}");
+        assert!(text.contains("\nDockerfile:5\n"), "{text}");
+    }
+
+    #[test]
+    fn spans_at_the_edges_do_no_harm() {
+        let source = Arc::new(SourceText { name: "D".into(), text: "ä\tb\n".into() });
+        for span in [0..0, 0..1, 1..2, 4..400, 5..5, 400..500] {
+            let location = SourceLocation { source: Arc::clone(&source), first_line: 1, last_line: 9, span: Some(span) };
+            let found = Diagnostic { location: Some(location), ..unknown_stage() };
+            assert!(failure(&BuildError::Definition(vec![found]), &Palette::default()).contains("ERROR:"));
+        }
+    }
+}
