@@ -1,15 +1,46 @@
-//! The facade.
+//! The facade: from a request to a report.
+//!
+//! ```text
+//! frontend ⇄ needs (resolved in parallel) → graph → scheduler over [`Vertices`] → assembled images → outputs
+//! ```
+//!
+//! # Invariants
+//! - [`Builder::new`] opens the store and nothing else: no network, no walk, no thread.
+//! - When [`Builder::build`] returns, every process and task of the build has ended, whatever the outcome.
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::SystemTime;
 
+use builder_snapshot::TreePath;
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
-use crate::content::{Store, StoreError};
-use crate::error::BuildError;
-use crate::event::EventSink;
+use crate::content::{Stack, Store, StoreError};
+use crate::error::{BuildError, StepError};
+use crate::event::{EventSink, TaskId, Tasks};
+use crate::export::{self, ExportRequest, Exported};
+use crate::frontend::{Answer, Compilation, Compiled, MAX_ROUNDS, Need, Resolved, TargetImage};
+use crate::graph::{Graph, Op, VertexId};
+use crate::image::{self, FinalImage};
 use crate::registry::{CredentialProvider, NoCredentials, RegistryConfig};
-use crate::request::{BuildReport, BuildRequest};
+use crate::request::{BuildReport, BuildRequest, LocalContext, Output, OutputKind};
+use crate::run::Blocking;
+use crate::run::exec::ExecSettings;
+use crate::run::vertex::{VertexFailure, VertexValue, Vertices, VerticesOf};
+use crate::scheduler::state::VertexState;
+use crate::scheduler::{self, Ended, Results};
+use crate::source::image::{ImageSources, Progress};
+use crate::source::local::LocalTree;
+use crate::source::tree::resolve;
+
+/// Largest file that a frontend may ask for. Definitions and ignore files have kilobytes.
+const MAX_NEEDED_FILE_BYTES: u64 = 16 * 1024 * 1024;
+
+/// Age of what a later build makes durable, in seconds: kernels write back by themselves within half a minute, so that by then the sync has
+/// little to do.
+const SETTLE_AFTER_SECONDS: i64 = 600;
 
 /// How a [`Builder`] works: everything that belongs to the machine rather than to one build.
 pub struct BuilderConfig {
@@ -45,6 +76,7 @@ impl BuilderConfig {
 /// Builds images.
 pub struct Builder {
     store: Arc<Store>,
+    config: BuilderConfig,
 }
 
 impl Builder {
@@ -53,7 +85,7 @@ impl Builder {
     /// # Errors
     /// A store that cannot be made or opened.
     pub fn new(config: BuilderConfig) -> Result<Self, StoreError> {
-        Ok(Self { store: Arc::new(Store::open(&config.root)?) })
+        Ok(Self { store: Arc::new(Store::open(&config.root)?), config })
     }
 
     /// Its store.
@@ -66,7 +98,231 @@ impl Builder {
     ///
     /// # Errors
     /// Why the build ended.
-    pub async fn build(&self, _request: BuildRequest, _events: Arc<dyn EventSink>, _cancel: CancellationToken) -> Result<BuildReport, BuildError> {
-        Err(BuildError::Internal("the builder is being raised".into()))
+    pub async fn build(&self, request: BuildRequest, events: Arc<dyn EventSink>, cancel: CancellationToken) -> Result<BuildReport, BuildError> {
+        let sources = ImageSources::new(self.config.registries.clone(), Arc::clone(&self.config.credentials), Arc::clone(&self.store));
+        let build =
+            Build { store: &self.store, config: &self.config, request, sources: Arc::new(sources), tasks: Arc::new(Tasks::new(events)), cancel };
+        let outcome = build.run().await;
+        if outcome.is_err() {
+            build.tasks.cancel_the_rest();
+        }
+        outcome
+    }
+}
+
+/// One build under way.
+struct Build<'a> {
+    store: &'a Arc<Store>,
+    config: &'a BuilderConfig,
+    request: BuildRequest,
+    sources: Arc<ImageSources>,
+    tasks: Arc<Tasks>,
+    cancel: CancellationToken,
+}
+
+impl Build<'_> {
+    async fn run(&self) -> Result<BuildReport, BuildError> {
+        let compiled = self.or_cancelled(self.compile()).await??;
+        for warning in &compiled.warnings {
+            self.tasks.warning(warning.clone());
+        }
+        let Compiled { graph, targets, .. } = compiled;
+        let wanted: Vec<VertexId> = targets.iter().filter_map(|target| target.vertex).collect();
+        let needed = graph.reachable(&wanted);
+        let vertices = Arc::new(Vertices::new(VerticesOf {
+            graph: graph.clone(),
+            needed: needed.clone(),
+            store: Arc::clone(self.store),
+            sources: Arc::clone(&self.sources),
+            contexts: self.request.contexts.clone(),
+            settings: self.exec_settings(),
+            tasks: Arc::clone(&self.tasks),
+            parallel: self.config.max_parallel,
+        }));
+        let scheduled = scheduler::run(Arc::clone(&vertices), &graph, &wanted, self.config.max_parallel, &self.cancel).await;
+        let results = scheduled.map_err(|ended| step_error(&graph, ended))?;
+        let images = self.assemble(&targets, &results)?;
+        let exported = self.export(&images).await?;
+        vertices.finish_images();
+        let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
+        let (steps_run, steps_cached) = (count(VertexState::Done), count(VertexState::Cached));
+        if steps_run > 0 {
+            self.settle().await;
+        }
+        let Exported { metadata, digest, images } = exported;
+        Ok(BuildReport { images, digest, metadata, steps_run, steps_cached })
+    }
+
+    /// Asks the frontend until it lacks nothing.
+    async fn compile(&self) -> Result<Compiled, BuildError> {
+        let mut resolved = Resolved::default();
+        for _ in 0..MAX_ROUNDS {
+            match self.request.frontend.compile(&resolved).map_err(BuildError::Definition)? {
+                Compilation::Ready(compiled) => return Ok(*compiled),
+                Compilation::Needs(needs) => {
+                    let answers = join_all(needs.iter().map(|need| self.answer(need))).await;
+                    resolved.answers.extend(needs.into_iter().zip(answers));
+                }
+            }
+        }
+        Err(BuildError::Internal(format!("the build definition still lacks something after {MAX_ROUNDS} rounds")))
+    }
+
+    async fn answer(&self, need: &Need) -> Answer {
+        match need {
+            Need::Image { reference, location, platform } => {
+                let task = self.tasks.plan(&format!("[internal] load metadata for {reference}"), None);
+                self.tasks.start(task);
+                let note = |text: String| self.tasks.note(&text);
+                match self.sources.resolve(reference, location, platform, self.request.pull, &note).await {
+                    Ok(image) => {
+                        self.tasks.done(task);
+                        Answer::Image(Arc::new(image))
+                    }
+                    Err(error) => {
+                        self.tasks.failed(task, &error.to_string());
+                        Answer::Failed(error.to_string())
+                    }
+                }
+            }
+            Need::File { context, path } => self.answer_file(context, path).await,
+        }
+    }
+
+    async fn answer_file(&self, context: &str, path: &str) -> Answer {
+        let Some(found) = self.request.contexts.get(context) else {
+            return Answer::Failed(format!("there is no build context named {context:?}"));
+        };
+        // What is left out of copies can still be the definition.
+        let context = LocalContext { ignore: None, ..found.clone() };
+        let (store, path) = (Arc::clone(self.store), path.to_owned());
+        let read = Blocking::new(1).run(move || read_file(&context, &path, &store)).await;
+        match read.and_then(|read| read) {
+            Ok(bytes) => Answer::File(bytes.map(Into::into)),
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    fn exec_settings(&self) -> ExecSettings {
+        ExecSettings {
+            secrets: self.request.secrets.clone(),
+            ssh: self.request.ssh.clone(),
+            allow: self.request.allow.clone(),
+            network: self.request.network,
+            resolv_conf: self.config.resolv_conf.clone(),
+        }
+    }
+
+    fn assemble(&self, targets: &[TargetImage], results: &Results<VertexValue>) -> Result<Vec<FinalImage>, BuildError> {
+        let created = |vertex: VertexId| results.value(vertex).map_or(SystemTime::UNIX_EPOCH, |value| value.created);
+        targets
+            .iter()
+            .map(|target| {
+                let stack = match target.vertex.and_then(|vertex| results.value(vertex)) {
+                    Some(value) => value.tree.stack().map_err(|cause| BuildError::Internal(cause.to_string()))?.clone(),
+                    None => Stack::default(),
+                };
+                Ok(image::assemble(target, &stack, &created, self.request.source_date_epoch))
+            })
+            .collect()
+    }
+
+    async fn export(&self, images: &[FinalImage]) -> Result<Exported, BuildError> {
+        let name = export_name(&self.request.outputs, !self.request.tags.is_empty());
+        let task = self.tasks.plan(name, None);
+        self.tasks.start(task);
+        let request = ExportRequest {
+            outputs: &self.request.outputs,
+            tags: &self.request.tags,
+            annotations: &self.request.annotations,
+            source_date_epoch: self.request.source_date_epoch,
+            timestamps: self.request.timestamps,
+        };
+        let progress = TaskProgress { tasks: &self.tasks, task };
+        match self.or_cancelled(export::export(&request, images, self.store, &self.sources, &progress)).await? {
+            Ok(exported) => {
+                self.tasks.done(task);
+                Ok(exported)
+            }
+            Err(error) => {
+                self.tasks.failed(task, &error.to_string());
+                Err(BuildError::Export(error.to_string()))
+            }
+        }
+    }
+
+    async fn or_cancelled<T>(&self, work: impl Future<Output = T>) -> Result<T, BuildError> {
+        tokio::select! {
+            biased;
+            () = self.cancel.cancelled() => Err(BuildError::Cancelled),
+            value = work => Ok(value),
+        }
+    }
+
+    /// Makes what earlier builds committed durable. A failure costs a later check, no more.
+    async fn settle(&self) {
+        let store = Arc::clone(self.store);
+        match Blocking::new(1).run(move || store.settle(SETTLE_AFTER_SECONDS)).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "cannot settle the store"),
+            Err(error) => tracing::debug!(%error, "cannot settle the store"),
+        }
+    }
+}
+
+fn read_file(context: &LocalContext, path: &str, store: &Store) -> Result<Option<Vec<u8>>, StepError> {
+    let tree = LocalTree::open(context, store)?;
+    let clean = TreePath::clipped(path).map_err(|e| StepError::other(e.to_string()))?;
+    let Some(entry) = resolve(&tree, &clean)? else { return Ok(None) };
+    let mut bytes = Vec::new();
+    let file = tree.open_file(&entry.path)?;
+    file.take(MAX_NEEDED_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| StepError::other(format!("cannot read {path:?}: {e}")))?;
+    if bytes.len() as u64 > MAX_NEEDED_FILE_BYTES {
+        return Err(StepError::other(format!("{path:?} is larger than 16 MiB, which no build definition is")));
+    }
+    Ok(Some(bytes))
+}
+
+fn step_error(graph: &Graph, ended: Ended<VertexFailure>) -> BuildError {
+    match ended {
+        Ended::Cancelled => BuildError::Cancelled,
+        Ended::Failed(vertex, failure) => {
+            let meta = &graph.vertex(vertex).meta;
+            BuildError::Step {
+                name: meta.name.clone(),
+                location: meta.location.clone(),
+                log_tail: failure.log.tail,
+                log_path: failure.log.path,
+                cause: failure.cause,
+            }
+        }
+    }
+}
+
+fn is_step(graph: &Graph, vertex: VertexId) -> bool {
+    matches!(graph.vertex(vertex).op, Op::Exec(_) | Op::File(_))
+}
+
+/// The task's name, as BuildKit's users know it; none if nothing is exported.
+fn export_name(outputs: &[Output], named: bool) -> &'static str {
+    let kinds = outputs.iter().map(|output| match output.kind {
+        OutputKind::Oci { .. } => "exporting to oci image format",
+        OutputKind::Docker => "exporting to docker image format",
+        OutputKind::Local => "exporting to client directory",
+        OutputKind::Tar => "exporting to client tarball",
+        OutputKind::CacheOnly => "",
+    });
+    let first = kinds.into_iter().find(|name| !name.is_empty());
+    first.unwrap_or(if named { "exporting to image" } else { "" })
+}
+
+struct TaskProgress<'a> {
+    tasks: &'a Tasks,
+    task: TaskId,
+}
+
+impl Progress for TaskProgress<'_> {
+    fn status(&self, id: &str, current: u64, total: u64, done: bool) {
+        self.tasks.status(self.task, id, current, total, done);
     }
 }

@@ -11,15 +11,14 @@
 //! - Memory is bounded by threads × [`MAX_PIECE_BYTES`], whatever the layer's size.
 
 use std::collections::VecDeque;
-use std::io::{self, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use builder_snapshot::Hasher;
-use builder_snapshot::LayerError;
 use builder_snapshot::layer::{self, TimePolicy};
 use builder_snapshot::toc::LayerId;
+use builder_snapshot::{Hasher, LayerError, Sha256Digest};
 use flate2::{Compress, Crc, FlushCompress, Status};
 
 use crate::cache::{LayerBlob, LayerForm};
@@ -79,6 +78,99 @@ pub fn layer_blob(store: &Store, id: LayerId, times: TimePolicy, compression: Co
     let made = LayerBlob { diff_id, digest, size };
     store.db().put_layer_blob(id, &form, &made)?;
     Ok(made)
+}
+
+/// What the blob of layer `id` would be called if it were not compressed: nothing is kept but the answer. Blocks.
+///
+/// # Errors
+/// As [`layer_blob`].
+pub fn layer_name(store: &Store, id: LayerId, times: TimePolicy) -> Result<LayerBlob, LayerBlobError> {
+    let form = LayerForm { times, compression: Compression::Uncompressed, writer: WRITER };
+    if let Some(known) = store.db().layer_blob(id, &form)? {
+        return Ok(known);
+    }
+    let toc = store.read_toc(id)?;
+    let mut out = Counter(0);
+    let mut writer = Compressor::new(Compression::Uncompressed, 1, &mut out);
+    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer)?;
+    let diff_id = writer.finish()?;
+    let named = LayerBlob { diff_id, digest: diff_id.0, size: out.0 };
+    store.db().put_layer_blob(id, &form, &named)?;
+    Ok(named)
+}
+
+/// The layer in blob `digest` in another compression: found, or made with `threads` threads. Blocks.
+///
+/// # Errors
+/// A blob that is damaged, a full disk.
+pub fn recompressed(
+    store: &Store,
+    layer: DiffId,
+    digest: &Sha256Digest,
+    compression: Compression,
+    threads: usize,
+) -> Result<LayerBlob, LayerBlobError> {
+    let form = LayerForm { times: TimePolicy::Keep, compression, writer: WRITER };
+    let id = LayerId(layer.0);
+    if let Some(known) = store.db().layer_blob(id, &form)?
+        && store.blobs().has(&known.digest)
+    {
+        return Ok(known);
+    }
+    let mut packed = BufReader::with_capacity(64 * 1024, store.blobs().open(digest)?);
+    let mut tar = Unpacked::new(&mut packed)?;
+    let mut blob = store.blobs().writer()?;
+    let mut writer = Compressor::new(compression, threads, &mut blob);
+    io::copy(&mut tar, &mut writer)?;
+    let found = writer.finish()?;
+    if found != layer {
+        return Err(io::Error::other(format!("the blob {digest} unpacks to {}, expected {}", found.0, layer.0)).into());
+    }
+    let (digest, size) = blob.finish(None)?;
+    let made = LayerBlob { diff_id: layer, digest, size };
+    store.db().put_layer_blob(id, &form, &made)?;
+    Ok(made)
+}
+
+struct Counter(u64);
+
+impl Write for Counter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0 += bytes.len() as u64;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads a layer's blob as the tar that is in it, whatever packs it.
+pub(crate) enum Unpacked<'a, R: BufRead> {
+    Plain(&'a mut R),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a mut R>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, &'a mut R>>),
+}
+
+impl<'a, R: BufRead> Unpacked<'a, R> {
+    /// Looks at the first bytes.
+    pub(crate) fn new(packed: &'a mut R) -> io::Result<Self> {
+        Ok(match Packing::sniff(packed.fill_buf()?) {
+            Packing::Plain => Self::Plain(packed),
+            Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(packed))),
+            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(packed)?)),
+        })
+    }
+}
+
+impl<R: BufRead> Read for Unpacked<'_, R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(from) => from.read(buffer),
+            Self::Gzip(from) => from.read(buffer),
+            Self::Zstd(from) => from.read(buffer),
+        }
+    }
 }
 
 /// How a blob of `compression` is packed.
@@ -349,9 +441,6 @@ fn work(codec: Codec, queue: &Mutex<Option<Receiver<Job>>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
-
-    use builder_snapshot::Sha256Digest;
     use proptest::prelude::*;
 
     use super::*;

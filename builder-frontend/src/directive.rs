@@ -27,19 +27,20 @@ pub fn read(text: &str) -> Top {
     let start = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
     let mut top = Top { end: start, ..Top::default() };
     let mut seen: Vec<(&str, Span)> = Vec::new();
-    for (at, line) in lines(text, start) {
+    let mut twice: Vec<&str> = Vec::new();
+    for ((at, line), number) in lines(text, start).zip(1_usize..) {
         let trimmed = line.trim_start();
         let begin = at + (line.len() - trimmed.len());
         let Some((name, value)) = trimmed.strip_prefix('#').and_then(|rest| directive(rest, begin + 1)) else { break };
         let span = Span::new(begin, begin + trimmed.trim_end().len());
         top.end = (at + line.len() + 1).min(text.len());
         if let Some(&(_, first)) = seen.iter().find(|(known, _)| *known == name) {
-            let again = crate::source::SourceFile::new("", text).line_column(span.start).0;
-            top.problems.push(
-                Problem::error("duplicate-directive", format!("only one `{name}` directive can be used"), first)
-                    .label(format!("set here, and again on line {again}"))
-                    .help("remove one of them"),
-            );
+            if !twice.contains(&name) {
+                twice.push(name);
+                let message = format!("only one `{name}` directive can be used");
+                let label = format!("set here, and again on line {number}");
+                top.problems.push(Problem::error("duplicate-directive", message, first).label(label).help("remove one of them"));
+            }
             continue;
         }
         seen.push((name, span));

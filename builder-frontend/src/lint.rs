@@ -3,6 +3,8 @@
 //! Rules that need values of variables, resolved images or reachability are reported by the compiler through [`Linter`], under the same names.
 //! A finding is a [`Problem`] whose code is the rule's name.
 
+use std::collections::HashSet;
+
 use crate::ast::{Comment, Dockerfile, Instruction, InstructionKind};
 use crate::diagnostic::Problem;
 use crate::source::Span;
@@ -162,15 +164,21 @@ impl CheckOptions {
 #[derive(Debug, Clone, Default)]
 pub struct Linter {
     options: CheckOptions,
-    /// Findings so far; equal ones once.
-    pub findings: Vec<Problem>,
+    findings: Vec<Problem>,
+    known: HashSet<(&'static str, Span, String)>,
 }
 
 impl Linter {
     /// With the options of the file.
     #[must_use]
     pub fn new(options: CheckOptions) -> Self {
-        Self { options, findings: Vec::new() }
+        Self { options, ..Self::default() }
+    }
+
+    /// Findings so far; equal ones once.
+    #[must_use]
+    pub fn findings(&self) -> &[Problem] {
+        &self.findings
     }
 
     /// The options of the file.
@@ -186,16 +194,17 @@ impl Linter {
 
     /// As [`Linter::report`], at another place than the whole instruction.
     pub fn report_at(&mut self, rule: &'static Rule, instruction: &Instruction, span: Span, detail: String) {
-        let own = instruction.comments.iter().filter_map(check_comment).fold(None::<CheckOptions>, |all, one| {
-            Some(all.map_or_else(|| one.clone(), |all| all.merged(&one)))
-        });
+        let own = instruction
+            .comments
+            .iter()
+            .filter_map(check_comment)
+            .fold(None::<CheckOptions>, |all, one| Some(all.map_or_else(|| one.clone(), |all| all.merged(&one))));
         let on = match own {
             Some(own) => self.options.merged(&own).allows(rule),
             None => self.options.allows(rule),
         };
-        let finding = Problem::warning(rule.name, detail, span);
-        if on && !self.findings.contains(&finding) {
-            self.findings.push(finding);
+        if on && self.known.insert((rule.name, span, detail.clone())) {
+            self.findings.push(Problem::warning(rule.name, detail, span));
         }
     }
 
@@ -267,7 +276,7 @@ impl Linter {
     fn check_stage_names(&mut self, table: &StageTable<'_>) {
         for stage in &table.stages {
             let Some(name) = &stage.name else { continue };
-            if table.stages[..stage.index].iter().any(|earlier| earlier.name.as_ref() == Some(name)) {
+            if table.base(name, stage.index).is_some() {
                 let detail = format!("Duplicate stage name {name:?}, stage names should be unique");
                 self.report(&DUPLICATE_STAGE_NAME, stage.instruction, detail);
             }

@@ -6,6 +6,8 @@
 //! - Stage names are compared in lower case everywhere, in FROM too.
 //! - FROM sees the latest earlier stage of a name; COPY --from, mounts and targets see the last one in the file (`features.md` A6.3).
 
+use std::collections::HashMap;
+
 use crate::ast::{Dockerfile, From, Instruction, InstructionKind};
 use crate::diagnostic::Problem;
 use crate::source::Span;
@@ -18,6 +20,8 @@ pub struct StageTable<'a> {
     pub globals: Vec<&'a Instruction>,
     /// Stages in order; a stage's index is its place here.
     pub stages: Vec<Stage<'a>>,
+    /// Indexes by name, ascending.
+    by_name: HashMap<String, Vec<usize>>,
 }
 
 /// One stage.
@@ -107,14 +111,19 @@ impl<'a> StageTable<'a> {
                 Problem::error("no-stages", "the Dockerfile has no build stage", span).help("add FROM and the image to start from")
             });
         }
-        (Self { globals, stages }, problems)
+        let mut by_name: HashMap<String, Vec<usize>> = HashMap::new();
+        for stage in &stages {
+            if let Some(name) = &stage.name {
+                by_name.entry(name.clone()).or_default().push(stage.index);
+            }
+        }
+        (Self { globals, stages, by_name }, problems)
     }
 
     /// The stage that FROM in stage `before` means by `name`.
     #[must_use]
     pub fn base(&self, name: &str, before: usize) -> Option<usize> {
-        let name = name.to_lowercase();
-        self.stages[..before.min(self.stages.len())].iter().rposition(|stage| stage.name.as_deref() == Some(&name))
+        self.by_name.get(&name.to_lowercase())?.iter().rev().copied().find(|&index| index < before)
     }
 
     /// The last stage of that name.

@@ -26,7 +26,7 @@ pub mod locks;
 pub mod stack;
 mod verify;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
@@ -42,6 +42,7 @@ pub use locks::{KeyLock, KeyLocks};
 pub use stack::{Stack, StackLayer};
 
 use crate::cache::{Db, ObjectKind, Trust};
+use crate::oci::DiffId;
 use locks::ProcessDir;
 
 /// Directory of this format. Another format gets another name, so that two versions of rbuild never read each other's files.
@@ -123,7 +124,8 @@ pub struct Store {
     blobs: BlobStore,
     locks: KeyLocks,
     process_dir: Arc<OnceLock<ProcessDir>>,
-    present: Mutex<HashSet<LayerId>>,
+    /// Directories of layers that were found and can be trusted.
+    present: Mutex<HashMap<LayerId, PathBuf>>,
     tocs: Mutex<TocCache>,
 }
 
@@ -232,24 +234,37 @@ impl Store {
     }
 
     /// Whether a layer is here and can be trusted. One that was written before the machine last started, and not known to be on disk,
-    /// is compared with its table of contents first; if it differs it is forgotten.
+    /// is compared with its table of contents first; if it differs it is forgotten. A layer made here is found by its diff ID too, once
+    /// it has one.
     pub fn has_layer(&self, id: LayerId) -> bool {
-        if lock(&self.present).contains(&id) {
+        if lock(&self.present).contains_key(&id) {
             return true;
         }
-        let trusted = match self.db.object(ObjectKind::Layer, &id.0) {
-            Ok(Some(Trust::Trusted)) => self.layer_fs(id).is_dir(),
-            Ok(Some(Trust::Unsettled)) => self.recheck_layer(id),
-            Ok(None) => false,
+        let found = match self.trusted(id) {
+            Ok(true) => Some(self.own_dir(id)),
+            Ok(false) => self.made_here(id),
             Err(error) => {
                 tracing::warn!(%error, "cannot look up a layer");
-                false
+                None
             }
         };
-        if trusted {
-            lock(&self.present).insert(id);
-        }
-        trusted
+        let Some(dir) = found else { return false };
+        lock(&self.present).insert(id, dir);
+        true
+    }
+
+    fn trusted(&self, id: LayerId) -> Result<bool, StoreError> {
+        Ok(match self.db.object(ObjectKind::Layer, &id.0)? {
+            Some(Trust::Trusted) => self.own_dir(id).join("fs").is_dir(),
+            Some(Trust::Unsettled) => self.recheck_layer(id),
+            None => false,
+        })
+    }
+
+    /// The directory of a layer made here whose tar has the digest `id`.
+    fn made_here(&self, id: LayerId) -> Option<PathBuf> {
+        let made = self.db.layers_with_diff_id(DiffId(id.0)).unwrap_or_default();
+        made.into_iter().find(|&layer| layer != id && self.trusted(layer).unwrap_or(false)).map(|layer| self.own_dir(layer))
     }
 
     /// Puts a layer that a step made where layers lie. It is in the store only when [`Db::commit`] has its row: see [`crate::cache::Commit`].
@@ -273,11 +288,11 @@ impl Store {
     /// # Errors
     /// A directory that cannot be renamed, and database failures.
     pub fn adopt_layer(&self, id: LayerId, prepared: &Path) -> Result<PathBuf, StoreError> {
-        let dir = self.layer_dir(id);
         if self.has_layer(id) {
             remove_tree(prepared)?;
-            return Ok(dir.join("fs"));
+            return Ok(self.layer_fs(id));
         }
+        let dir = self.own_dir(id);
         let toc = read_toc_file(&prepared.join("toc"))?;
         self.make_room(id, &toc)?;
         match fs::rename(prepared, &dir) {
@@ -287,7 +302,7 @@ impl Store {
             Err(source) => return Err(StoreError::Io { action: "rename a prepared layer to", path: dir, source }),
         }
         self.db.add_object(ObjectKind::Layer, &id.0)?;
-        lock(&self.present).insert(id);
+        lock(&self.present).insert(id, dir.clone());
         Ok(dir.join("fs"))
     }
 
@@ -299,6 +314,8 @@ impl Store {
         if let Some(toc) = lock(&self.tocs).get(id) {
             return Ok(toc);
         }
+        // Finds layers by their diff ID too; a layer that is not there fails below, with its path.
+        self.has_layer(id);
         let toc = Arc::new(read_toc_file(&self.layer_dir(id).join("toc"))?);
         lock(&self.tocs).put(id, &toc);
         Ok(toc)
@@ -318,14 +335,18 @@ impl Store {
     }
 
     fn layer_dir(&self, id: LayerId) -> PathBuf {
+        lock(&self.present).get(&id).cloned().unwrap_or_else(|| self.own_dir(id))
+    }
+
+    fn own_dir(&self, id: LayerId) -> PathBuf {
         self.layers.join(id.0.hex())
     }
 
     /// A layer directory without a row is a leftover, or another process is about to write its row. If it is complete it may stay;
     /// if not, only a crash of the machine can have made it so, and nobody uses it.
     fn make_room(&self, id: LayerId, toc: &Toc) -> Result<(), StoreError> {
-        let dir = self.layer_dir(id);
-        if !dir.exists() || lock(&self.present).contains(&id) || matches!(self.db.object(ObjectKind::Layer, &id.0)?, Some(Trust::Trusted)) {
+        let dir = self.own_dir(id);
+        if !dir.exists() || lock(&self.present).contains_key(&id) || matches!(self.db.object(ObjectKind::Layer, &id.0)?, Some(Trust::Trusted)) {
             return Ok(());
         }
         match verify::layer(toc, &dir.join("fs")) {
@@ -338,7 +359,7 @@ impl Store {
     }
 
     fn recheck_layer(&self, id: LayerId) -> bool {
-        let dir = self.layer_dir(id);
+        let dir = self.own_dir(id);
         let checked = read_toc_file(&dir.join("toc")).map_err(|e| e.to_string()).and_then(|toc| verify::layer(&toc, &dir.join("fs")));
         let kept = match checked {
             Ok(()) => self.db.add_object(ObjectKind::Layer, &id.0).map(|()| true),

@@ -1,13 +1,38 @@
 //! Results to where they are wanted: OCI layouts, docker archives, directories, tars, names in the store.
+//!
+//! [`documents`] makes blobs, configs and manifests; [`layout`] and [`archive`] put them down; [`rootfs`] writes file trees.
+//!
+//! # Invariants
+//! - Same image, same request, same bytes: entries are ordered, times in documents are the image's own.
+//! - Layers of images from elsewhere keep their blobs unless `force_compression` asks otherwise; their times are never touched.
+//! - A file that is being written has another name until it is whole.
+
+mod annotations;
+mod archive;
+mod documents;
+mod layout;
+mod rootfs;
+mod tree;
 
 use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use crate::content::Store;
+use builder_snapshot::layer::TimePolicy;
+use builder_snapshot::{LayerError, SnapshotError};
+use serde_json::json;
+
+use crate::cache::{BlobOrigin, ImageEntry};
+use crate::content::{Store, StoreError};
 use crate::image::FinalImage;
+use crate::layer::LayerBlobError;
 use crate::oci::{Reference, Sha256Digest};
-use crate::request::{BuiltImage, Output, Timestamps};
-use crate::source::image::{ImageSources, Progress};
+use crate::request::{BuiltImage, Compression, Output, OutputDest, OutputKind, Timestamps};
+use crate::source::image::{ImageSources, Progress, STORE_LOCATION, SourceError};
+
+use documents::{Documents, Form};
 
 /// What is wanted.
 #[derive(Debug)]
@@ -38,9 +63,55 @@ pub struct Exported {
 /// Why a result could not be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ExportError {
-    /// Anything.
+    /// The request contradicts itself.
     #[error("{0}")]
-    Other(String),
+    Request(String),
+    /// A file could not be written.
+    #[error("cannot {action} {path:?}: {source}")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Something is in the way that we won't remove.
+    #[error("cannot write {path:?}: {reason}")]
+    InTheWay {
+        /// Where.
+        path: PathBuf,
+        /// What is there, and what to do.
+        reason: String,
+    },
+    /// Standard output fails.
+    #[error("cannot write to standard output: {0}")]
+    Stdout(#[source] io::Error),
+    /// A layer of another image could not be had.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A layer could not be packed.
+    #[error(transparent)]
+    Layer(#[from] LayerBlobError),
+    /// A tar could not be written.
+    #[error(transparent)]
+    Tar(#[from] LayerError),
+    /// A tree could not be read.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A fault of rbuild itself.
+    #[error("internal fault: {0}")]
+    Internal(String),
+}
+
+impl ExportError {
+    fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
 }
 
 /// Writes all outputs. Blobs are made once and shared by all of them. With names and no output the image is kept in the store under
@@ -49,11 +120,207 @@ pub enum ExportError {
 /// # Errors
 /// Destinations that cannot be written, layers that cannot be read, requests that contradict themselves.
 pub async fn export(
-    _request: &ExportRequest<'_>,
-    _images: &[FinalImage],
-    _store: &Arc<Store>,
-    _sources: &ImageSources,
-    _progress: &dyn Progress,
+    request: &ExportRequest<'_>,
+    images: &[FinalImage],
+    store: &Arc<Store>,
+    sources: &ImageSources,
+    progress: &dyn Progress,
 ) -> Result<Exported, ExportError> {
-    todo!()
+    let built = |image: &FinalImage| BuiltImage { platform: image.platform.clone(), manifest: None, config: None };
+    let mut exported = Exported { images: images.iter().map(built).collect(), ..Exported::default() };
+    check(request, images)?;
+    let mut named = false;
+    for output in request.outputs {
+        let times = time_policy(request, output);
+        match output.kind {
+            OutputKind::CacheOnly => {}
+            OutputKind::Local => rootfs::local(output, images, epoch_of(times), store, sources, progress).await?,
+            OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), store, sources, progress).await?,
+            OutputKind::Oci { .. } | OutputKind::Docker => {
+                let form = Form {
+                    times,
+                    compression: output.compression,
+                    force: output.force_compression,
+                    oci: output.oci_mediatypes,
+                    blobs: true,
+                    annotations: annotations::parse(request.annotations.iter().chain(&output.annotations))?,
+                };
+                let documents = documents::make(&form, images, store, sources, progress).await?;
+                let names = if output.names.is_empty() { request.tags } else { &output.names };
+                write_image(output, &documents, names, images, store, progress).await?;
+                name(&documents, request.tags, store)?;
+                named = true;
+                tell(&mut exported, &documents, names);
+            }
+        }
+    }
+    if !named && !request.tags.is_empty() {
+        let times = default_times(request, request.source_date_epoch);
+        let annotations = annotations::parse(request.annotations.iter())?;
+        let form = Form { times, compression: Compression::Uncompressed, force: false, oci: true, blobs: false, annotations };
+        let documents = documents::make(&form, images, store, sources, progress).await?;
+        name(&documents, request.tags, store)?;
+        tell(&mut exported, &documents, request.tags);
+    }
+    Ok(exported)
+}
+
+fn check(request: &ExportRequest<'_>, images: &[FinalImage]) -> Result<(), ExportError> {
+    let refuse = |text: &str| Err(ExportError::Request(text.to_owned()));
+    let to_stdout = request.outputs.iter().filter(|output| matches!(output.dest, OutputDest::Stdout)).count();
+    if to_stdout > 1 {
+        return refuse("only one output may go to standard output: give the others a dest");
+    }
+    for output in request.outputs {
+        if output.kind == OutputKind::Docker && images.len() > 1 {
+            return refuse("a docker archive holds one platform: use type=oci, or choose one with --platform");
+        }
+        let needs_place = !matches!(output.kind, OutputKind::CacheOnly);
+        if needs_place && matches!(output.dest, OutputDest::None) {
+            return refuse("an output has no destination: give it one with dest=");
+        }
+        let is_directory = matches!(output.kind, OutputKind::Local | OutputKind::Oci { tar: false });
+        if is_directory && matches!(output.dest, OutputDest::Stdout) {
+            return refuse("a directory cannot be written to standard output: use type=tar, or give it a dest");
+        }
+    }
+    Ok(())
+}
+
+fn default_times(request: &ExportRequest<'_>, epoch: Option<i64>) -> TimePolicy {
+    match (request.timestamps, epoch) {
+        (Some(Timestamps::Keep), _) | (_, None) => TimePolicy::Keep,
+        (_, Some(epoch_seconds)) => TimePolicy::Clamp { epoch_seconds },
+    }
+}
+
+fn time_policy(request: &ExportRequest<'_>, output: &Output) -> TimePolicy {
+    match request.source_date_epoch {
+        Some(epoch_seconds) if output.rewrite_timestamp => TimePolicy::Clamp { epoch_seconds },
+        epoch => default_times(request, epoch),
+    }
+}
+
+fn epoch_of(times: TimePolicy) -> Option<i64> {
+    match times {
+        TimePolicy::Keep => None,
+        TimePolicy::Clamp { epoch_seconds } => Some(epoch_seconds),
+    }
+}
+
+async fn write_image(
+    output: &Output,
+    documents: &Documents,
+    names: &[Reference],
+    images: &[FinalImage],
+    store: &Arc<Store>,
+    progress: &dyn Progress,
+) -> Result<(), ExportError> {
+    let created = images.iter().filter_map(|image| image.document.created.clone()).max();
+    let entries = layout::entries(documents, names, created.as_deref());
+    let docker = (output.kind == OutputKind::Docker).then(|| layout::docker_manifest(documents, names));
+    let (store, documents, dest) = (Arc::clone(store), documents.clone(), output.dest.clone());
+    let as_directory = matches!(output.kind, OutputKind::Oci { tar: false });
+    let label = if as_directory { "copying files" } else { "sending tarball" };
+    progress.status(label, 0, 0, false);
+    blocking(move || match dest {
+        OutputDest::Path(path) if as_directory => layout::write_directory(&path, &documents, entries, &store),
+        OutputDest::Path(path) => write_file(&path, |out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
+        OutputDest::Stdout => write_stdout(|out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
+        OutputDest::None => Ok(()),
+    })
+    .await?;
+    progress.status(label, 0, 0, true);
+    Ok(())
+}
+
+/// Keeps the image in the store under its names.
+fn name(documents: &Documents, tags: &[Reference], store: &Store) -> Result<(), ExportError> {
+    if tags.is_empty() {
+        return Ok(());
+    }
+    documents.keep(store)?;
+    let mut origins = Vec::new();
+    for image in &documents.images {
+        for (diff_id, layer) in image.diff_ids.iter().zip(&image.layers) {
+            let origin = BlobOrigin { digest: layer.digest, media_type: layer.media_type.clone(), size: layer.size, location: STORE_LOCATION.into() };
+            origins.push((*diff_id, origin));
+        }
+    }
+    store.db().put_blob_origins(&origins)?;
+    for tag in tags {
+        let top = &documents.top;
+        let entry = ImageEntry { digest: top.digest, media_type: top.media_type.clone(), size: top.size, built: true };
+        store.db().put_image(tag, &entry)?;
+    }
+    Ok(())
+}
+
+/// Fills in what the build came to; the first output counts.
+fn tell(exported: &mut Exported, documents: &Documents, names: &[Reference]) {
+    if exported.digest.is_some() {
+        return;
+    }
+    exported.digest = Some(documents.top.digest);
+    for (built, image) in exported.images.iter_mut().zip(&documents.images) {
+        built.manifest = Some(image.manifest.digest);
+        built.config = Some(image.config.digest);
+    }
+    if let [image] = &documents.images[..] {
+        exported.metadata.insert("containerimage.config.digest".into(), json!(image.config.digest.to_string()));
+    }
+    exported.metadata.insert("containerimage.descriptor".into(), json!(documents.top));
+    exported.metadata.insert("containerimage.digest".into(), json!(documents.top.digest.to_string()));
+    if !names.is_empty() {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        exported.metadata.insert("image.name".into(), json!(names.join(",")));
+    }
+}
+
+/// Runs blocking work on a thread for it.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ExportError> + Send + 'static) -> Result<T, ExportError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(ExportError::Internal(e.to_string())))
+}
+
+/// Writes a file under another name first, so that a broken export leaves what was there. Pipes and devices are written to directly.
+fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    match fs::metadata(path) {
+        Ok(there) if there.is_dir() => {
+            return Err(ExportError::InTheWay { path: path.to_path_buf(), reason: "it is a directory: name a file in it".into() });
+        }
+        Ok(there) if !there.is_file() => {
+            let file = OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
+            let mut out = BufWriter::with_capacity(128 * 1024, file);
+            write(&mut out)?;
+            return out.flush().map_err(ExportError::io("write", path));
+        }
+        _ => {}
+    }
+    // A link to a file stays a link.
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
+    let parent = real.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::create_dir_all(parent).map_err(ExportError::io("make directory", parent))?;
+    let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let partial = Partial(parent.join(format!(".{name}.{}.part", std::process::id())));
+    let file = File::create(&partial.0).map_err(ExportError::io("make", &partial.0))?;
+    let mut out = BufWriter::with_capacity(128 * 1024, file);
+    write(&mut out)?;
+    out.flush().map_err(ExportError::io("write", &partial.0))?;
+    fs::rename(&partial.0, &real).map_err(ExportError::io("rename a file to", &real))
+}
+
+/// A file that is not whole yet; removed unless it was renamed.
+struct Partial(PathBuf);
+
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // After the rename there is nothing here any more.
+        drop(fs::remove_file(&self.0));
+    }
+}
+
+fn write_stdout(write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    let mut out = BufWriter::with_capacity(128 * 1024, io::stdout().lock());
+    write(&mut out)?;
+    out.flush().map_err(ExportError::Stdout)
 }

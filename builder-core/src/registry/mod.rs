@@ -12,10 +12,10 @@
 mod auth;
 mod blob;
 mod client;
-mod tls;
+pub(crate) mod tls;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -12,27 +12,27 @@ use crate::oci::Descriptor;
 
 /// A request as the server sees it; header names in lower case.
 #[derive(Debug, Clone)]
-struct Request {
-    method: String,
-    path: String,
-    headers: HashMap<String, String>,
+pub(crate) struct Request {
+    pub(crate) method: String,
+    pub(crate) path: String,
+    pub(crate) headers: HashMap<String, String>,
 }
 
 #[derive(Debug, Clone, Default)]
-struct Reply {
-    status: u16,
-    headers: Vec<(String, String)>,
-    body: Vec<u8>,
+pub(crate) struct Reply {
+    pub(crate) status: u16,
+    pub(crate) headers: Vec<(String, String)>,
+    pub(crate) body: Vec<u8>,
     /// Bytes of the body after which the connection breaks, though all were announced.
-    cut: Option<usize>,
+    pub(crate) cut: Option<usize>,
 }
 
-fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
+pub(crate) fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
     Reply { status, body: body.into(), ..Reply::default() }
 }
 
 impl Reply {
-    fn header(mut self, name: &str, value: impl Into<String>) -> Self {
+    pub(crate) fn header(mut self, name: &str, value: impl Into<String>) -> Self {
         self.headers.push((name.into(), value.into()));
         self
     }
@@ -40,8 +40,8 @@ impl Reply {
 
 type Handler = dyn Fn(&Request, usize) -> Reply + Send + Sync;
 
-struct Server {
-    host: String,
+pub(crate) struct Server {
+    pub(crate) host: String,
     seen: Arc<Mutex<Vec<Request>>>,
     task: tokio::task::JoinHandle<()>,
 }
@@ -54,7 +54,7 @@ impl Drop for Server {
 
 impl Server {
     /// `handler` gets each request and its number, counted from 0.
-    async fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(handler: impl Fn(&Request, usize) -> Reply + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let host = listener.local_addr().expect("address").to_string();
         let seen = Arc::new(Mutex::new(Vec::new()));
@@ -68,7 +68,7 @@ impl Server {
         Self { host, seen, task }
     }
 
-    fn seen(&self) -> Vec<Request> {
+    pub(crate) fn seen(&self) -> Vec<Request> {
         self.seen.lock().expect("no panic").clone()
     }
 }
@@ -114,7 +114,7 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Req
     }
 }
 
-fn config() -> RegistryConfig {
+pub(crate) fn config() -> RegistryConfig {
     let retry = RetryPolicy { attempts: 4, first_wait: Duration::from_millis(1), longest_wait: Duration::from_millis(20), ..RetryPolicy::default() };
     RegistryConfig { retry, ..RegistryConfig::default() }
 }

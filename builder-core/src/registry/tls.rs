@@ -9,12 +9,12 @@ use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// A configuration that trusts nobody, for clients that speak plain http only: making it costs nothing.
-pub(super) fn nobody() -> Result<ClientConfig, String> {
+pub(crate) fn nobody() -> Result<ClientConfig, String> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
 /// A configuration that trusts the public roots and `extra` (PEM).
-pub(super) fn trusting(extra: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<ClientConfig, String> {
+pub(crate) fn trusting(extra: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     for pem in extra {
@@ -25,7 +25,7 @@ pub(super) fn trusting(extra: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<
 }
 
 /// A configuration that takes every certificate.
-pub(super) fn anybody() -> Result<ClientConfig, String> {
+pub(crate) fn anybody() -> Result<ClientConfig, String> {
     let provider = provider();
     Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(TakesAll(provider))).with_no_client_auth())
 }

@@ -7,6 +7,7 @@ pub mod exec;
 pub mod file;
 pub mod log;
 mod ssh;
+pub mod vertex;
 
 use std::sync::Arc;
 

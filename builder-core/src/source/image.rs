@@ -325,3 +325,173 @@ pub(super) fn descriptor_of(origin: &BlobOrigin) -> Descriptor {
         platform: None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::oci::manifest::{Index, PlatformObject, to_json};
+    use crate::registry::NoCredentials;
+    use crate::registry::tests::{Reply, Server, config, reply};
+
+    /// An image for linux/amd64 and linux/arm64: paths and documents.
+    struct Hub {
+        documents: HashMap<String, (String, Vec<u8>)>,
+        index: Sha256Digest,
+    }
+
+    fn described(kind: &str, bytes: &[u8]) -> Descriptor {
+        Descriptor {
+            media_type: kind.into(),
+            digest: Sha256Digest::of(bytes),
+            size: bytes.len() as u64,
+            urls: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform: None,
+        }
+    }
+
+    fn hub(layers: &[&str]) -> Hub {
+        let mut documents = HashMap::new();
+        let mut manifests = Vec::new();
+        for arch in ["amd64", "arm64"] {
+            let diff_ids: Vec<String> = layers.iter().map(|layer| Sha256Digest::of(layer.as_bytes()).to_string()).collect();
+            let config = serde_json::json!({"os": "linux", "architecture": arch, "rootfs": {"type": "layers", "diff_ids": diff_ids}}).to_string();
+            let manifest = Manifest {
+                schema_version: 2,
+                media_type: media::OCI_MANIFEST.into(),
+                config: described(media::OCI_CONFIG, config.as_bytes()),
+                layers: layers.iter().map(|layer| described(media::OCI_LAYER, layer.as_bytes())).collect(),
+                annotations: BTreeMap::new(),
+            };
+            documents.insert(format!("blobs/{}", manifest.config.digest), (media::OCI_CONFIG.to_owned(), config.into_bytes()));
+            let bytes = to_json(&manifest);
+            let mut entry = described(media::OCI_MANIFEST, &bytes);
+            entry.platform = Some(PlatformObject::from(&format!("linux/{arch}").parse::<Platform>().expect("platform")));
+            documents.insert(format!("manifests/{}", entry.digest), (media::OCI_MANIFEST.to_owned(), bytes));
+            manifests.push(entry);
+        }
+        let index = Index { schema_version: 2, media_type: media::OCI_INDEX.into(), manifests, annotations: BTreeMap::new() };
+        let bytes = to_json(&index);
+        let index = Sha256Digest::of(&bytes);
+        documents.insert(format!("manifests/{index}"), (media::OCI_INDEX.to_owned(), bytes.clone()));
+        documents.insert("manifests/t".to_owned(), (media::OCI_INDEX.to_owned(), bytes));
+        Hub { documents, index }
+    }
+
+    impl Hub {
+        fn answer(&self, path: &str) -> Reply {
+            match self.documents.get(path.strip_prefix("/v2/a/b/").unwrap_or_default()) {
+                Some((kind, bytes)) => reply(200, bytes.clone())
+                    .header("content-type", kind.clone())
+                    .header("docker-content-digest", Sha256Digest::of(bytes).to_string()),
+                None => reply(404, ""),
+            }
+        }
+    }
+
+    struct Bench {
+        server: Server,
+        store: Arc<Store>,
+        _root: tempfile::TempDir,
+    }
+
+    impl Bench {
+        async fn new(answer: impl Fn(&str) -> Reply + Send + Sync + 'static) -> Self {
+            let root = tempfile::tempdir().expect("tempdir");
+            let store = Arc::new(Store::open(root.path()).expect("store"));
+            Self { server: Server::start(move |request, _| answer(&request.path)).await, store, _root: root }
+        }
+
+        /// One build's resolution.
+        async fn resolve(&self, suffix: &str, platform: &str, pull: bool) -> Result<(ResolvedImage, Vec<String>), String> {
+            let sources = ImageSources::new(config(), Arc::new(NoCredentials), Arc::clone(&self.store));
+            let notes = Mutex::new(Vec::new());
+            let note = |text| notes.lock().expect("no panic").push(text);
+            let reference = format!("{}/a/b{suffix}", self.server.host).parse().expect("reference");
+            let platform = platform.parse().expect("platform");
+            let image = sources.resolve(&reference, &NeedLocation::Registry, &platform, pull, &note).await.map_err(|e| e.to_string())?;
+            Ok((image, notes.into_inner().expect("no panic")))
+        }
+
+        fn paths(&self) -> Vec<String> {
+            let short = |path: &str| path.strip_prefix("/v2/a/b/").unwrap_or(path).chars().take(14).collect::<String>();
+            self.server.seen().iter().map(|request| format!("{} {}", request.method, short(&request.path))).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn b5_1_a_second_build_asks_what_the_tag_is_and_nothing_else() {
+        let image = hub(&["one", "two"]);
+        let bench = Bench::new(move |path| image.answer(path)).await;
+        let (first, _) = bench.resolve(":t", "linux/arm64", false).await.expect("resolved");
+        assert_eq!(first.diff_ids, [DiffId(Sha256Digest::of(b"one")), DiffId(Sha256Digest::of(b"two"))]);
+        assert_eq!(first.platform.to_string(), "linux/arm64");
+        assert_eq!(bench.paths()[..2], ["GET manifests/t", "GET manifests/sha2"]);
+        assert!(bench.paths()[2].starts_with("GET blobs/"), "the config");
+        let (second, _) = bench.resolve(":t", "linux/arm64", false).await.expect("resolved");
+        assert_eq!(second.manifest, first.manifest);
+        assert_eq!(bench.paths()[3..], ["HEAD manifests/t"]);
+    }
+
+    #[tokio::test]
+    async fn f11_pinned_images_need_no_network_twice_and_tags_fall_back() {
+        let image = hub(&["one"]);
+        let (index, up) = (image.index, Arc::new(AtomicBool::new(true)));
+        let is_up = Arc::clone(&up);
+        let bench = Bench::new(move |path| if is_up.load(Ordering::SeqCst) { image.answer(path) } else { reply(503, "") }).await;
+        bench.resolve(&format!("@{index}"), "linux/amd64", false).await.expect("resolved");
+        let asked = bench.paths().len();
+        up.store(false, Ordering::SeqCst);
+        bench.resolve(&format!("@{index}"), "linux/amd64", false).await.expect("known");
+        assert_eq!(bench.paths().len(), asked);
+
+        assert!(bench.resolve(":t", "linux/amd64", false).await.is_err(), "never seen");
+        up.store(true, Ordering::SeqCst);
+        bench.resolve(":t", "linux/amd64", false).await.expect("resolved");
+        up.store(false, Ordering::SeqCst);
+        let (_, notes) = bench.resolve(":t", "linux/amd64", true).await.expect("known");
+        assert!(notes[0].contains("as it was known before"), "{notes:?}");
+    }
+
+    #[tokio::test]
+    async fn a_tag_built_here_wins_unless_pulled() {
+        let image = hub(&["one"]);
+        let bench = Bench::new(move |path| image.answer(path)).await;
+        let built = hub(&["built"]);
+        for (_, bytes) in built.documents.values() {
+            bench.store.blobs().put(bytes).expect("put");
+        }
+        let reference: Reference = format!("{}/a/b:t", bench.server.host).parse().expect("reference");
+        let entry = ImageEntry { digest: built.index, media_type: media::OCI_INDEX.into(), size: 1, built: true };
+        bench.store.db().put_image(&reference, &entry).expect("put");
+        let (image, _) = bench.resolve(":t", "linux/amd64", false).await.expect("built");
+        assert_eq!(image.diff_ids, [DiffId(Sha256Digest::of(b"built"))]);
+        assert_eq!(bench.paths().len(), 0);
+        let (image, _) = bench.resolve(":t", "linux/amd64", true).await.expect("pulled");
+        assert_eq!(image.diff_ids, [DiffId(Sha256Digest::of(b"one"))]);
+    }
+
+    #[tokio::test]
+    async fn errors_name_the_image_and_what_there_is() {
+        let image = hub(&["one"]);
+        let bench = Bench::new(move |path| image.answer(path)).await;
+        let error = bench.resolve(":t", "linux/s390x", false).await.expect_err("no such platform");
+        assert!(error.contains("linux/s390x") && error.contains("available: linux/amd64, linux/arm64"), "{error}");
+        let error = bench.resolve(":missing", "linux/amd64", false).await.expect_err("no such tag");
+        let name = format!("{}/a/b:missing", bench.server.host);
+        assert_eq!(error, format!("failed to resolve source metadata for {name}: {name}: not found"));
+    }
+
+    #[tokio::test]
+    async fn futures_can_be_spawned() {
+        fn is_send<T: Send>(_: &T) {}
+        let bench = Bench::new(|_| reply(404, "")).await;
+        let sources = ImageSources::new(config(), Arc::new(NoCredentials), Arc::clone(&bench.store));
+        let (stack, silent) = (Stack::default(), |_: &str, _, _, _| {});
+        let future = sources.ensure_layers(&stack, &silent);
+        is_send(&future);
+        assert_eq!(future.await.expect("nothing to do"), Vec::<PathBuf>::new());
+    }
+}

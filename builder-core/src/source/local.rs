@@ -288,7 +288,7 @@ impl LocalTree {
         };
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
-        let work = || -> Result<Vec<(usize, (Stat, Content))>, StepError> {
+        let work = || {
             let mut buffer = vec![0; 128 * 1024];
             let mut done = Vec::new();
             while !stop.load(Ordering::Relaxed) {
@@ -297,7 +297,7 @@ impl LocalTree {
                 let content = self.read_file(path, &mut buffer).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
                 done.push((at, content));
             }
-            Ok(done)
+            Ok::<_, StepError>(done)
         };
         let results = std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();

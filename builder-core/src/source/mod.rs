@@ -1,10 +1,14 @@
 //! Sources: what brings bytes in.
 
+mod checkout;
+pub mod git;
+pub mod http;
 pub mod image;
 pub mod local;
 pub(crate) mod missing;
 pub mod oci_layout;
 pub(crate) mod pattern;
 mod pull;
+mod remembered;
 pub(crate) mod stack;
 pub mod tree;

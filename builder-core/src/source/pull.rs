@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of};
 use crate::cache::{BlobOrigin, Key, LayerBlob, LayerForm};
 use crate::content::{BlobWriter, Stack, StackLayer, Store, StoreError};
-use crate::oci::media::Packing;
+use crate::layer::Unpacked;
 use crate::oci::{ChainId, Descriptor, DiffId, Reference, Sha256Digest};
 use crate::registry::{BlobStream, RegistryError};
 use crate::request::Compression;
@@ -168,6 +168,18 @@ impl ImageSources {
                 self.verified_blob(layer)?.ok_or_else(gone)
             })
             .collect()
+    }
+
+    /// What the blobs of layers are called, as far as their images say: nothing is brought.
+    pub(crate) fn claimed_blobs(&self, layers: &[DiffId]) -> Result<Vec<Descriptor>, SourceError> {
+        let claimed = |&layer: &DiffId| {
+            if let Some(blob) = self.verified_blob(layer)? {
+                return Ok(blob);
+            }
+            let unknown = || SourceError::Layer { layer: layer.0.to_string(), cause: "no image that has it is known".into() };
+            self.store.db().blob_origins(layer)?.first().map(descriptor_of).ok_or_else(unknown)
+        };
+        layers.iter().map(claimed).collect()
     }
 
     /// The blob that is known to hold `layer`.
@@ -356,9 +368,8 @@ fn unpack(
 ) -> Result<Outcome, Failure> {
     let to = if keep { Sink::Blob(store.blobs().writer()?) } else { Sink::Hash { hasher: Hasher::new(), size: 0 } };
     let mut packed = BufReader::with_capacity(64 * 1024, Tee { from, to });
-    let start = io::BufRead::fill_buf(&mut packed).map_err(|e| Failure::Source(e.to_string()))?;
-    let packing = Packing::sniff(start);
-    let mut tar = Tee { from: Unpacked::new(packing, &mut packed)?, to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
+    let unpacked = Unpacked::new(&mut packed).map_err(|e| Failure::Content(e.to_string()))?;
+    let mut tar = Tee { from: unpacked, to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
 
     let prepared = match wish {
         Wish::Blob => None,
@@ -432,33 +443,6 @@ fn layer_failure(error: LayerError) -> Failure {
         LayerError::Read(source) => Failure::Content(source.to_string()),
         LayerError::Damaged { .. } => Failure::Content(error.to_string()),
         error => Failure::Source(error.to_string()),
-    }
-}
-
-/// A decompressor.
-enum Unpacked<'a, R: Read> {
-    Plain(&'a mut BufReader<R>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a mut BufReader<R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, &'a mut BufReader<R>>>),
-}
-
-impl<'a, R: Read> Unpacked<'a, R> {
-    fn new(packing: Packing, from: &'a mut BufReader<R>) -> Result<Self, Failure> {
-        Ok(match packing {
-            Packing::Plain => Self::Plain(from),
-            Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(from))),
-            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(from).map_err(|e| Failure::Source(e.to_string()))?)),
-        })
-    }
-}
-
-impl<R: Read> Read for Unpacked<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(from) => from.read(buffer),
-            Self::Gzip(from) => from.read(buffer),
-            Self::Zstd(from) => from.read(buffer),
-        }
     }
 }
 

@@ -371,7 +371,8 @@ impl Compiler<'_> {
                 for mount in &run.mounts {
                     let field = |name: &str| mount.fields.iter().rfind(|(key, _)| key.value == name);
                     let text = |name: &str| field(name).and_then(|(_, value)| value.as_ref()).map(|value| value.value.clone());
-                    let required = field("required").is_some_and(|(_, value)| value.as_ref().is_none_or(|value| value.value.eq_ignore_ascii_case("true")));
+                    let required =
+                        field("required").is_some_and(|(_, value)| value.as_ref().is_none_or(|value| value.value.eq_ignore_ascii_case("true")));
                     let kind = text("type").unwrap_or_default().to_lowercase();
                     let (name, list) = match kind.as_str() {
                         "secret" => {

@@ -13,6 +13,7 @@ use super::{Compiler, NamedContext};
 use crate::ast::{Add, Copy, CopyPaths, Heredoc, Word};
 use crate::diagnostic::Problem;
 use crate::expand;
+use crate::ignore::IgnoreFile;
 use crate::lint;
 
 /// What COPY and ADD have in common.
@@ -41,6 +42,13 @@ enum Source {
 struct Work {
     actions: Vec<FileAction>,
     inputs: Vec<VertexId>,
+}
+
+/// Sources as they are after expansion, and what ADD says about them.
+struct Wanted<'w> {
+    sources: &'w [(String, &'w Word)],
+    checksum: Option<&'w (String, &'w Word)>,
+    add: Option<&'w Add>,
 }
 
 /// What all actions of one instruction share.
@@ -81,7 +89,7 @@ impl Compiler<'_> {
         };
         let origin = match &copy.from {
             Some(from) => match self.origin(&from.value, step.stage, &step.plan.base, Asker::Copy) {
-                Ok(origin) => origin,
+                Ok(origin) => Self::seen_through(origin, step.run),
                 // Noted when the stage was planned.
                 Err(_) => return,
             },
@@ -139,6 +147,10 @@ impl Compiler<'_> {
         });
         let sources: Vec<(String, &Word)> = flags.paths.sources.iter().filter_map(|word| Some((self.expand(word, state, step)?, word))).collect();
         let written_dest = self.expand(&flags.paths.dest, state, step);
+        if let Err(error) = IgnoreFile::from_patterns(flags.excludes.iter().map(|word| word.value.as_str())) {
+            let span = flags.excludes.get(error.line.saturating_sub(1) as usize).map_or(step.place().lines, |word| word.span);
+            self.fail(step.place(), Problem::error("bad-pattern", format!("cannot use --exclude: {} {}", error.pattern, error.reason), span));
+        }
         let checksum = add.and_then(|add| add.checksum.as_ref()).and_then(|word| Some((self.expand(word, state, step)?, word)));
         if self.errors() != before {
             return;
@@ -161,8 +173,9 @@ impl Compiler<'_> {
             excludes: flags.excludes.iter().map(|word| word.value.clone()).collect(),
             parents: flags.parents,
         };
+        let wanted = Wanted { sources: &sources, checksum: checksum.as_ref(), add };
         let mut work = Work { actions: Vec::new(), inputs: base.into_iter().collect() };
-        if self.sources(&sources, checksum.as_ref(), origin, add, &shared, step, &mut work).is_none() || self.errors() != before {
+        if self.sources(&wanted, origin, &shared, step, &mut work).is_none() || self.errors() != before {
             return;
         }
         self.heredocs(&flags.paths.heredocs, &shared, state, step, &mut work);
@@ -184,20 +197,11 @@ impl Compiler<'_> {
     }
 
     /// Turns sources into actions: neighbouring paths share one, every address gets its own.
-    #[expect(clippy::too_many_arguments, reason = "one caller, and each argument is a different thing the instruction says")]
-    fn sources(
-        &mut self,
-        sources: &[(String, &Word)],
-        checksum: Option<&(String, &Word)>,
-        origin: &Origin,
-        add: Option<&Add>,
-        shared: &Shared,
-        step: &Step<'_>,
-        work: &mut Work,
-    ) -> Option<()> {
+    fn sources(&mut self, wanted: &Wanted<'_>, origin: &Origin, shared: &Shared, step: &Step<'_>, work: &mut Work) -> Option<()> {
+        let Wanted { sources, checksum, add } = *wanted;
         let mut read = Vec::new();
         for (text, word) in sources {
-            match self.source(text, add.is_some(), shared.parents) {
+            match read_source(text, add.is_some(), shared.parents) {
                 Ok(source) => read.push((source, *word)),
                 Err(problem) => self.fail(step.place(), Problem { span: word.span, ..problem }),
             }
@@ -223,7 +227,7 @@ impl Compiler<'_> {
                 }
                 Source::Http(url) => {
                     let checksum = if let Checksum::Bytes(digest) = digest { Some(digest) } else { None };
-                    let name = self.step_source_name(&url);
+                    let name = load_name(&url);
                     let vertex = self.http_vertex(&url, checksum, name, step.place());
                     (vertex, vec![http_filename(&url)], add.is_some_and(|add| add.unpack == Some(true)))
                 }
@@ -237,7 +241,7 @@ impl Compiler<'_> {
                         git.checksum = Some(commit.clone());
                     }
                     let keep = add.filter(|add| add.keep_git_dir).map(|_| true);
-                    let name = self.step_source_name(&git.url);
+                    let name = load_name(&git.url);
                     let meta = self.meta(name, step.place(), false);
                     (self.graph.add(Op::Source(git.source(keep)), Vec::new(), meta), vec![String::new()], false)
                 }
@@ -259,53 +263,12 @@ impl Compiler<'_> {
         Some(())
     }
 
-    #[expect(clippy::unused_self, reason = "reads like its neighbours")]
-    fn step_source_name(&self, url: &str) -> String {
-        // What stands between `//` and `@` may be a password.
-        let shown = match url.split_once("://") {
-            Some((scheme, rest)) => match rest.split('/').next().and_then(|host| host.rfind('@')) {
-                Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
-                None => url.to_owned(),
-            },
-            None => url.to_owned(),
-        };
-        format!("[internal] load {shown}")
-    }
-
-    #[expect(clippy::unused_self, reason = "reads like its neighbours")]
-    fn source(&self, text: &str, is_add: bool, parents: bool) -> Result<Source, Problem> {
-        let nowhere = crate::source::Span::default();
-        let git = GitReference::parse(text);
-        if !is_add {
-            if is_http(text) {
-                return Err(Problem::error("copy-url", format!("source can't be a URL for COPY: {text}"), nowhere).help("use ADD for addresses"));
-            }
-            if git.is_some() {
-                return Err(Problem::error("copy-url", format!("source can't be a git ref for COPY: {text}"), nowhere).help("use ADD for git repositories"));
-            }
-        }
-        match git {
-            Some(Ok(git)) => return Ok(Source::Git(git)),
-            Some(Err(reason)) => return Err(Problem::error("git-reference", format!("cannot use git repository {text}: {reason}"), nowhere)),
-            None => {}
-        }
-        if is_http(text) {
-            return Ok(Source::Http(text.to_owned()));
-        }
-        // `/./` marks where the kept parents begin (A9.11), so it must survive cleaning.
-        Ok(Source::Path(match text.split_once("/./").filter(|_| parents) {
-            Some((pivot, rest)) => format!("{}/./{}", clipped(pivot), clipped(rest)),
-            None => clipped(text),
-        }))
-    }
-
     fn checksum(&mut self, text: &str, word: &Word, sources: &[(Source, &Word)], count: usize, step: &Step<'_>) -> Option<Checksum> {
         let problem = |message: &str| Problem::error("checksum", message.to_owned(), word.span);
         let found = match sources {
-            [(Source::Http(_), _)] if count == 1 => text
-                .parse::<Sha256Digest>()
-                .map(Checksum::Bytes)
-                .map_err(|_| problem("invalid checksum: expected sha256: and 64 hexadecimal digits")),
+            [(Source::Http(_), _)] if count == 1 => {
+                text.parse::<Sha256Digest>().map(Checksum::Bytes).map_err(|_| problem("invalid checksum: expected sha256: and 64 hexadecimal digits"))
+            }
             [(Source::Git(_), _)] if count == 1 => {
                 let hex = (7..=64).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_hexdigit());
                 if hex { Ok(Checksum::Commit(text.to_lowercase())) } else { Err(problem("invalid checksum: expected 7 to 64 digits of a commit")) }
@@ -367,9 +330,52 @@ enum Checksum {
     Commit(String),
 }
 
+/// How the fetching of an address is shown.
+fn load_name(url: &str) -> String {
+    // What stands between `//` and `@` may be a password.
+    let shown = match url.split_once("://") {
+        Some((scheme, rest)) => match rest.split('/').next().and_then(|host| host.rfind('@')) {
+            Some(at) => format!("{scheme}://{}", &rest[at + 1..]),
+            None => url.to_owned(),
+        },
+        None => url.to_owned(),
+    };
+    format!("[internal] load {shown}")
+}
+
+/// Tells a path from an address.
+fn read_source(text: &str, is_add: bool, parents: bool) -> Result<Source, Problem> {
+    let nowhere = crate::source::Span::default();
+    let git = GitReference::parse(text);
+    if !is_add {
+        if is_http(text) {
+            return Err(Problem::error("copy-url", format!("source can't be a URL for COPY: {text}"), nowhere).help("use ADD for addresses"));
+        }
+        if git.is_some() {
+            return Err(
+                Problem::error("copy-url", format!("source can't be a git ref for COPY: {text}"), nowhere).help("use ADD for git repositories")
+            );
+        }
+    }
+    match git {
+        Some(Ok(git)) => return Ok(Source::Git(git)),
+        Some(Err(reason)) => return Err(Problem::error("git-reference", format!("cannot use git repository {text}: {reason}"), nowhere)),
+        None => {}
+    }
+    if is_http(text) {
+        return Ok(Source::Http(text.to_owned()));
+    }
+    // `/./` marks where the kept parents begin (A9.11), so it must survive cleaning.
+    Ok(Source::Path(match text.split_once("/./").filter(|_| parents) {
+        Some((pivot, rest)) => format!("{}/./{}", clipped(pivot), clipped(rest)),
+        None => clipped(text),
+    }))
+}
+
 /// Absolute; a slash or `.` at its end means a directory (A9.1).
 fn destination(workdir: &str, written: &str) -> Dest {
-    let is_dir = written.is_empty() || written.ends_with('/') || written == "." || written.ends_with("/.") || written == ".." || written.ends_with("/..");
+    let is_dir =
+        written.is_empty() || written.ends_with('/') || written == "." || written.ends_with("/.") || written == ".." || written.ends_with("/..");
     let path = absolute(workdir, written);
     Dest { is_dir: is_dir || path == "/", path }
 }

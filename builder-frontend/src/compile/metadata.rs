@@ -55,11 +55,7 @@ impl Compiler<'_> {
         let name = names.next(&self.step_text(step, state, &[]));
         let Some(path) = self.expand(path, state, step) else { return };
         if !state.workdir_set && !path.starts_with('/') {
-            self.lint(
-                &lint::WORKDIR_RELATIVE_PATH,
-                step,
-                format!("Relative workdir {path:?} can have unexpected results if the base image changes"),
-            );
+            self.lint(&lint::WORKDIR_RELATIVE_PATH, step, format!("Relative workdir {path:?} can have unexpected results if the base image changes"));
         }
         state.workdir_set = true;
         let path = absolute(state.workdir(), &path);
@@ -105,7 +101,8 @@ impl Compiler<'_> {
 
     /// Keys and values, all expanded with the variables as they were before the instruction (A5.8).
     fn pairs(&mut self, pairs: &[KeyValue], state: &StageState, step: &Step<'_>) -> Option<Vec<(String, String)>> {
-        let expanded: Vec<_> = pairs.iter().map(|pair| Some((self.expand(&pair.key, state, step)?, self.expand(&pair.value, state, step)?))).collect();
+        let expanded: Vec<_> =
+            pairs.iter().map(|pair| Some((self.expand(&pair.key, state, step)?, self.expand(&pair.value, state, step)?))).collect();
         expanded.into_iter().collect()
     }
 
@@ -290,8 +287,8 @@ fn shown_pairs(pairs: &[(String, String)]) -> String {
 /// Linux's signals by number or name (A10.10).
 fn is_signal(text: &str) -> bool {
     const NAMES: &[&str] = &[
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT",
-        "SEGV", "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV",
+        "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
     ];
     if let Ok(number) = text.parse::<u32>() {
         return (1..=64).contains(&number);
@@ -299,7 +296,8 @@ fn is_signal(text: &str) -> bool {
     let upper = text.to_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
     let real_time = |prefix: &str, sign: &str| {
-        name.strip_prefix(prefix).is_some_and(|rest| rest.is_empty() || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| (1..=15).contains(&n))))
+        name.strip_prefix(prefix)
+            .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| (1..=15).contains(&n))))
     };
     NAMES.contains(&name) || real_time("RTMIN", "+") || real_time("RTMAX", "-")
 }

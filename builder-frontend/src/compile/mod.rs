@@ -24,7 +24,10 @@ mod stages;
 mod state;
 mod text;
 
-use std::collections::{BTreeMap, BTreeSet};
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
@@ -32,7 +35,7 @@ use builder_core::graph::GraphBuilder;
 use builder_core::oci::Platform;
 use serde_json::Value;
 
-pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, Targets, TargetStage};
+pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, TargetStage, Targets};
 pub use options::{DockerfileSource, FrontendOptions, NamedContext, NoCache};
 pub use remote::GitReference;
 
@@ -66,6 +69,8 @@ pub(crate) struct Compiler<'a> {
     graph: GraphBuilder,
     needs: BTreeSet<Need>,
     problems: Vec<Located>,
+    /// What tells a problem from another, so that platforms don't repeat it.
+    noted: HashSet<(&'static str, Span, String)>,
     linter: Linter,
 }
 
@@ -83,6 +88,7 @@ impl<'a> Compiler<'a> {
             graph: GraphBuilder::new(),
             needs: BTreeSet::new(),
             problems: Vec::new(),
+            noted: HashSet::new(),
             linter: Linter::new(check),
         }
     }
@@ -131,7 +137,7 @@ impl<'a> Compiler<'a> {
     }
 
     fn warnings(&self) -> Vec<Diagnostic> {
-        let mut findings: Vec<&Problem> = self.linter.findings.iter().collect();
+        let mut findings: Vec<&Problem> = self.linter.findings().iter().collect();
         findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
         findings.into_iter().map(|finding| self.file.diagnostic(&Located::own(finding.clone()))).collect()
     }
@@ -179,7 +185,9 @@ impl DockerfileFrontend {
                             };
                         }
                         Some(Answer::File(None)) => {}
-                        Some(Answer::Failed(reason)) => return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]),
+                        Some(Answer::Failed(reason)) => {
+                            return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]);
+                        }
                         Some(Answer::Image(_)) | None => return Ok(Opened::Need(need)),
                     }
                 }

@@ -19,8 +19,25 @@ const TYPES: &[&str] = &["bind", "cache", "tmpfs", "secret", "ssh"];
 
 /// Option names, as they are suggested.
 const KEYS: &[&str] = &[
-    "type", "from", "source", "src", "target", "dst", "destination", "readonly", "ro", "readwrite", "rw", "id", "sharing", "required", "size",
-    "mode", "uid", "gid", "env",
+    "type",
+    "from",
+    "source",
+    "src",
+    "target",
+    "dst",
+    "destination",
+    "readonly",
+    "ro",
+    "readwrite",
+    "rw",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "env",
 ];
 
 /// Where a context's part lies in the tree that is made of it for a mount.
@@ -68,12 +85,12 @@ impl Compiler<'_> {
         let in_tree = |options: &Options| TreePath::clipped(options.source.as_deref().unwrap_or_default().as_bytes()).ok();
         let mount = match options.kind.as_str() {
             "bind" => {
-                let (input, source) = self.mount_tree(flag, &options, state, step, inputs)?;
+                let (input, source) = self.mount_tree(flag, &options, step, inputs)?;
                 Mount { target, kind: MountKind::Bind { input, source, writable: options.read_only == Some(false) } }
             }
             "cache" => {
                 let from = match mount_from(flag) {
-                    Some(_) => Some(self.mount_tree(flag, &options, state, step, inputs)?.0),
+                    Some(_) => Some(self.mount_tree(flag, &options, step, inputs)?.0),
                     None => None,
                 };
                 let written = options.target.as_deref().unwrap_or_default();
@@ -144,19 +161,11 @@ impl Compiler<'_> {
     }
 
     /// The tree that a bind mount or a cache mount's seed is taken from: its input, and the part of it.
-    fn mount_tree(
-        &mut self,
-        flag: &MountFlag,
-        options: &Options,
-        state: &StageState,
-        step: &Step<'_>,
-        inputs: &mut Vec<VertexId>,
-    ) -> Option<(usize, TreePath)> {
-        let _ = state;
+    fn mount_tree(&mut self, flag: &MountFlag, options: &Options, step: &Step<'_>, inputs: &mut Vec<VertexId>) -> Option<(usize, TreePath)> {
         let source = clipped(options.source.as_deref().unwrap_or_default());
         let origin = match mount_from(flag) {
             // A bad origin was noted when the stage was planned.
-            Some(from) => self.origin(&from.value, step.stage, &step.plan.base, Asker::Mount).ok()?,
+            Some(from) => Self::seen_through(self.origin(&from.value, step.stage, &step.plan.base, Asker::Mount).ok()?, step.run),
             None => Origin::Context { name: None, context: self.options.context.clone() },
         };
         let vertex = self.origin_vertex(&origin, step)?.0;
@@ -257,7 +266,9 @@ impl Options {
             "readonly" | "ro" => self.read_only = Some(boolean()?),
             "readwrite" | "rw" => self.read_only = Some(!boolean()?),
             "required" if self.is_external() => self.required = Some(boolean()?),
-            "size" if self.kind == "tmpfs" => self.size_bytes = Some(byte_size(&text).ok_or_else(|| invalid("write bytes, or a number with k, m, g or t"))?),
+            "size" if self.kind == "tmpfs" => {
+                self.size_bytes = Some(byte_size(&text).ok_or_else(|| invalid("write bytes, or a number with k, m, g or t"))?)
+            }
             "required" | "size" => return Err(self.unexpected(key)),
             "id" => self.id = Some(text),
             "sharing" => {
@@ -356,7 +367,15 @@ mod tests {
 
     #[test]
     fn a8_6_sizes() {
-        for (text, size) in [("8m", Some(8 << 20)), ("4096", Some(4096)), ("1.5g", Some(3 << 29)), ("2KiB", Some(2048)), ("10MB", Some(10 << 20)), ("1x", None), ("", None)] {
+        for (text, size) in [
+            ("8m", Some(8 << 20)),
+            ("4096", Some(4096)),
+            ("1.5g", Some(3 << 29)),
+            ("2KiB", Some(2048)),
+            ("10MB", Some(10 << 20)),
+            ("1x", None),
+            ("", None),
+        ] {
             assert_eq!(byte_size(text), size, "{text}");
         }
     }

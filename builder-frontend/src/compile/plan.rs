@@ -7,9 +7,9 @@ use std::borrow::Cow;
 
 use builder_core::frontend::{Answer, ResolvedImage};
 
+use super::Compiler;
 use super::file::{Located, Place};
 use super::platform::{Base, ImageSource, Origin, PlatformRun};
-use super::Compiler;
 use crate::ast::{Instruction, InstructionKind, MountFlag};
 use crate::diagnostic::Problem;
 use crate::parser;
@@ -102,7 +102,10 @@ impl<'a> Compiler<'a> {
             for trigger in &triggers {
                 match parser::parse_trigger(trigger, self.escape()) {
                     Ok(instruction) => {
-                        steps.push(PlannedStep { instruction: Cow::Owned(instruction), place: Place { lines: stage.instruction.span, trigger: true } });
+                        steps.push(PlannedStep {
+                            instruction: Cow::Owned(instruction),
+                            place: Place { lines: stage.instruction.span, trigger: true },
+                        });
                     }
                     Err(mut problem) => {
                         problem.message = format!("trigger {trigger:?} of the base: {}", problem.message);
@@ -113,7 +116,7 @@ impl<'a> Compiler<'a> {
             steps.extend(stage.body.iter().map(|instruction| PlannedStep { instruction: Cow::Borrowed(instruction), place: Place::of(instruction) }));
         }
         for step in &steps {
-            self.plan_references(run, index, &base, step, needed);
+            self.plan_references(index, &base, step, needed);
         }
         Some(PlannedStage { base, steps })
     }
@@ -134,7 +137,7 @@ impl<'a> Compiler<'a> {
         .collect()
     }
 
-    fn plan_references(&mut self, run: &PlatformRun, index: usize, base: &Base, step: &PlannedStep<'_>, needed: &mut [bool]) {
+    fn plan_references(&mut self, index: usize, base: &Base, step: &PlannedStep<'_>, needed: &mut [bool]) {
         let mut origins = Vec::new();
         match &step.instruction.kind {
             InstructionKind::Copy(copy) => {
@@ -171,7 +174,6 @@ impl<'a> Compiler<'a> {
                 }
             }
         }
-        let _ = run;
     }
 
     /// What `text` of a COPY --from or a mount's `from` in stage `index` means.
@@ -250,7 +252,7 @@ impl<'a> Compiler<'a> {
 
     /// Notes a problem, once.
     pub(crate) fn note(&mut self, located: Located) {
-        if !self.problems.contains(&located) {
+        if self.noted.insert((located.problem.code, located.problem.span, located.problem.message.clone())) {
             self.problems.push(located);
         }
     }

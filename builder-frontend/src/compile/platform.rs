@@ -113,7 +113,6 @@ impl<'a> Compiler<'a> {
             let InstructionKind::Arg(declarations) = &instruction.kind else { continue };
             for declaration in declarations {
                 let name = declaration.name.value.clone();
-                self.check_secret("ARG", &name, instruction);
                 let mut uses = Vec::new();
                 let mut value = self.build_args.get(&name).cloned();
                 if let Some(default) = &declaration.default {
@@ -123,10 +122,9 @@ impl<'a> Compiler<'a> {
                                 uses = expanded.used;
                                 value = Some(expanded.text);
                             }
-                            Err(error) => self.fail(
-                                super::file::Place::of(instruction),
-                                Problem::error("bad-substitution", error.to_string(), default.span),
-                            ),
+                            Err(error) => {
+                                self.fail(super::file::Place::of(instruction), Problem::error("bad-substitution", error.to_string(), default.span))
+                            }
                         }
                     }
                     if let Ok(expanded) = expand::expand_word(&default.value, &defaults, self.escape()) {

@@ -39,9 +39,7 @@ pub(crate) fn is_http(text: &str) -> bool {
 /// `user@host:path`, as ssh and scp take it.
 fn is_scp_address(text: &str) -> bool {
     let word = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.".contains(&b));
-    text.split_once('@').is_some_and(|(user, rest)| {
-        word(user) && rest.split_once(':').is_some_and(|(host, path)| word(host) && !path.is_empty())
-    })
+    text.split_once('@').is_some_and(|(user, rest)| word(user) && rest.split_once(':').is_some_and(|(host, path)| word(host) && !path.is_empty()))
 }
 
 /// A git repository, and what of it.
@@ -77,10 +75,7 @@ impl GitReference {
         let known = if web {
             address.ends_with(".git")
         } else {
-            address.starts_with("git://")
-                || address.starts_with("ssh://")
-                || address.starts_with("github.com/")
-                || is_scp_address(address)
+            address.starts_with("git://") || address.starts_with("ssh://") || address.starts_with("github.com/") || is_scp_address(address)
         };
         if !known {
             return None;

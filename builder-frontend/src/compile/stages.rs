@@ -51,7 +51,7 @@ impl Compiler<'_> {
 
     fn compile_stage(&mut self, run: &PlatformRun, plan: &PlannedStage<'_>, index: usize, done: &[Option<StageState>]) -> Option<StageState> {
         let mut names = self.step_names(run, plan, index);
-        let mut state = self.begin_stage(run, plan, index, done, &mut names)?;
+        let mut state = self.begin_stage(plan, index, done, &mut names)?;
         let problems_before = self.errors();
         let ignore_cache = self.ignores_cache(index);
         for planned in &plan.steps {
@@ -95,14 +95,7 @@ impl Compiler<'_> {
         StepNames { prefix, total, index: 0 }
     }
 
-    fn begin_stage(
-        &mut self,
-        run: &PlatformRun,
-        plan: &PlannedStage<'_>,
-        index: usize,
-        done: &[Option<StageState>],
-        names: &mut StepNames,
-    ) -> Option<StageState> {
+    fn begin_stage(&mut self, plan: &PlannedStage<'_>, index: usize, done: &[Option<StageState>], names: &mut StepNames) -> Option<StageState> {
         let stage = &self.table.stages[index];
         let platform = plan.base.platform.clone();
         let place = Place::of(stage.instruction);
@@ -140,7 +133,6 @@ impl Compiler<'_> {
             },
             Origin::Context { name, context } => {
                 let tree = self.context_tree(name.as_deref(), context, place);
-                let _ = run;
                 Some(StageState::empty(platform, Some(tree)))
             }
         }
@@ -168,7 +160,7 @@ impl Compiler<'_> {
             }
             NamedContext::Http { url } => {
                 let source = self.http_vertex(url, None, shown.clone(), place);
-                let copy = self.copy_everything(0, true, false);
+                let copy = copy_everything(true, false);
                 let meta = self.meta(shown, place, false);
                 self.graph.add(Op::File(FileOp { base: false, actions: vec![copy] }), vec![source], meta)
             }
@@ -196,25 +188,10 @@ impl Compiler<'_> {
         if !matches!(context, NamedContext::Local { .. }) {
             return vertex;
         }
-        let copy = self.copy_everything(0, false, true);
+        let copy = copy_everything(false, true);
         let shown = format!("[context {}] load from client", name.unwrap_or("context"));
         let meta = self.meta(shown, place, false);
         self.graph.add(Op::File(FileOp { base: false, actions: vec![copy] }), vec![vertex], meta)
-    }
-
-    #[expect(clippy::unused_self, reason = "reads like its neighbours, all of which make parts of the graph")]
-    fn copy_everything(&self, input: usize, unpack: bool, reset_owner: bool) -> FileAction {
-        FileAction::Copy(CopyAction {
-            input,
-            sources: vec![String::new()],
-            dest: Dest { path: "/".to_owned(), is_dir: true },
-            owner: None,
-            chmod: None,
-            parents: false,
-            excludes: Vec::new(),
-            unpack,
-            reset_owner,
-        })
     }
 
     /// The empty tree, for what must have one.
@@ -227,6 +204,18 @@ impl Compiler<'_> {
         let op = SourceOp::Http { url: url.to_owned(), filename: super::remote::http_filename(url), checksum };
         let meta = self.meta(name, place, false);
         self.graph.add(Op::Source(op), Vec::new(), meta)
+    }
+
+    /// A stage that a directory of the request stands in for is read like that directory: only what is asked for.
+    pub(crate) fn seen_through(origin: Origin, run: &PlatformRun) -> Origin {
+        if let Origin::Stage(index) = origin
+            && let Some(Ok(base)) = run.bases.get(index)
+            && base.replaced
+            && matches!(base.origin, Origin::Context { context: NamedContext::Local { .. }, .. })
+        {
+            return base.origin.clone();
+        }
+        origin
     }
 
     /// The vertex that holds what an origin brings, for COPY --from and mounts, and whether its owners become 0:0.
@@ -273,9 +262,13 @@ impl Compiler<'_> {
             let more = if lines.next().is_some() { "..." } else { "" };
             text = format!("{text} ({first}{more})");
         }
-        let shown = super::text::show_variables(&text, |name| {
-            if masked.iter().any(|secret| secret == name) { Some("****") } else { state.variables.get(name) }
-        });
+        let shown =
+            super::text::show_variables(
+                &text,
+                |name| {
+                    if masked.iter().any(|secret| secret == name) { Some("****") } else { state.variables.get(name) }
+                },
+            );
         if step.place().trigger { format!("ONBUILD {shown}") } else { shown }
     }
 
@@ -300,17 +293,12 @@ impl Compiler<'_> {
     pub(crate) fn check_defined(&mut self, used: &[String], state: &StageState, step: &Step<'_>) {
         for name in used {
             let declared = state.args.iter().any(|(arg, _)| arg == name) || NEVER_EXPORTED.contains(&name.as_str());
-            if state.variables.get(name).is_some() || declared || self.platform_unknown(step) {
+            if state.variables.get(name).is_some() || declared {
                 continue;
             }
             let hint = suggest::nearest(name, state.variables.names()).map(|near| format!(" (did you mean ${near}?)")).unwrap_or_default();
             self.lint(&lint::UNDEFINED_VAR, step, format!("Usage of undefined variable '${name}'{hint}"));
         }
-    }
-
-    #[expect(clippy::unused_self, reason = "whether variables of the base are known is asked of the compiler")]
-    fn platform_unknown(&self, _step: &Step<'_>) -> bool {
-        false
     }
 
     /// Reports a finding at a step.
@@ -325,6 +313,21 @@ impl Compiler<'_> {
             self.linter.report(&lint::SECRETS_USED_IN_ARG_OR_ENV, instruction, detail);
         }
     }
+}
+
+/// Input 0, whole.
+fn copy_everything(unpack: bool, reset_owner: bool) -> FileAction {
+    FileAction::Copy(CopyAction {
+        input: 0,
+        sources: vec![String::new()],
+        dest: Dest { path: "/".to_owned(), is_dir: true },
+        owner: None,
+        chmod: None,
+        parents: false,
+        excludes: Vec::new(),
+        unpack,
+        reset_owner,
+    })
 }
 
 fn named(image: &ImageSource) -> String {

@@ -73,16 +73,7 @@ impl StageState {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             variables.set(name, value);
         }
-        let mut state = Self {
-            tree,
-            document,
-            history,
-            variables,
-            args: Vec::new(),
-            platform,
-            workdir_set: false,
-            own: OwnInstructions::default(),
-        };
+        let mut state = Self { tree, document, history, variables, args: Vec::new(), platform, workdir_set: false, own: OwnInstructions::default() };
         if state.variables.get("PATH").is_none() && state.platform.os != "windows" {
             state.set_env("PATH", DEFAULT_PATH);
         }

@@ -142,9 +142,14 @@ mod tests {
 
     #[test]
     fn a13_2_texts_as_go_writes_them() {
-        assert_eq!(go_quoted_list(&["/bin/sh".into(), "-c".into(), "echo \"$HOME\" && exit\n".into()]), r#"["/bin/sh" "-c" "echo \"$HOME\" && exit\n"]"#);
+        assert_eq!(
+            go_quoted_list(&["/bin/sh".into(), "-c".into(), "echo \"$HOME\" && exit\n".into()]),
+            r#"["/bin/sh" "-c" "echo \"$HOME\" && exit\n"]"#
+        );
         assert_eq!(go_list(&["a".into(), "b c".into()]), "[a b c]");
-        for (millis, text) in [(0, "0s"), (30_000, "30s"), (90_000, "1m30s"), (500, "500ms"), (3_600_000, "1h0m0s"), (1_500, "1.5s"), (60_000, "1m0s")] {
+        for (millis, text) in
+            [(0, "0s"), (30_000, "30s"), (90_000, "1m30s"), (500, "500ms"), (3_600_000, "1h0m0s"), (1_500, "1.5s"), (60_000, "1m0s")]
+        {
             assert_eq!(go_duration(Duration::from_millis(millis)), text);
         }
         assert_eq!(go_duration(Duration::from_nanos(1_500)), "1.5µs");
@@ -152,7 +157,8 @@ mod tests {
 
     #[test]
     fn a9_1_paths() {
-        for (base, path, clean) in [("/", "a", "/a"), ("/w", "./x/../y/", "/w/y"), ("/w", "/a//b", "/a/b"), ("/w", "../../..", "/"), ("/w", "", "/w")] {
+        for (base, path, clean) in [("/", "a", "/a"), ("/w", "./x/../y/", "/w/y"), ("/w", "/a//b", "/a/b"), ("/w", "../../..", "/"), ("/w", "", "/w")]
+        {
             assert_eq!(absolute(base, path), clean);
         }
         assert_eq!(go_clean("a/../../b/"), "../b");

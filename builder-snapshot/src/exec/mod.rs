@@ -12,9 +12,14 @@ use crate::path::TreePath;
 pub mod stubs;
 
 mod error;
+mod limits;
+mod plan;
+mod seccomp;
+mod supervise;
 mod user;
 
 pub use error::{ExecError, StubError, UserError};
+pub use supervise::run;
 pub use user::{resolve_owner, resolve_user};
 
 /// One process to run, fully said: nothing is read from the environment or from the caller's file system.
@@ -166,11 +171,3 @@ pub enum OutputStream {
 /// A way to end a running process from another thread: when the descriptor's other end is closed or written to, it is killed.
 #[derive(Debug)]
 pub struct Cancel(pub OwnedFd);
-
-/// Runs a process to its end. Many threads may call this at once.
-///
-/// # Errors
-/// The sandbox could not be made or the program not be started; a program that runs and fails is no error but an [`ExitReport`].
-pub fn run(_spec: ProcessSpec, _output: &mut dyn OutputSink, _cancel: Option<&Cancel>) -> Result<ExitReport, ExecError> {
-    todo!()
-}

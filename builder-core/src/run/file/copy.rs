@@ -250,41 +250,37 @@ impl Copier<'_> {
     ) -> Result<(), StepError> {
         let meta = marks.meta(entry);
         let there = if may_exist { self.refuse_directory(target)? } else { None };
-        let done = match &entry.node {
-            EntryNode::File { size, digest, group } => {
-                if let Some(group) = group {
-                    if let Some(first) = links.get(group) {
-                        return self.writer.hard_link(first, target).map_err(snapshot_error);
-                    }
-                    links.insert(*group, target.clone());
+        let device = |block, major, minor| Device { block, major, minor };
+        match &entry.node {
+            EntryNode::File { group, .. } => {
+                if let Some(first) = group.and_then(|group| links.get(&group)) {
+                    return self.writer.hard_link(first, target).map_err(snapshot_error);
                 }
-                if let Some(there) = there
-                    && self.is_same_file(target, &there, *size, *digest, &meta)?
-                {
-                    return Ok(());
-                }
-                let file = source.open(entry)?;
-                return match self.writer.put_file(target, FileContent::CopyOf { file: &file, expected: *digest }, &meta) {
-                    Ok(_) => Ok(()),
-                    Err(SnapshotError::FileChanged { .. }) => Err(StepError::Other {
-                        message: format!("{} changed in {} while the build was reading it", entry.path.display(), source.tree().describe()),
-                        help: Some("run the build again when nothing writes to the context, or add the file to the ignore file".to_owned()),
-                    }),
-                    Err(error) => Err(snapshot_error(error)),
-                };
+                links.extend(group.map(|group| (group, target.clone())));
+                self.put_file(target, entry, source, &meta, there.as_ref())
             }
             EntryNode::Dir => self.put_dir(target, &meta, true).map(drop),
             EntryNode::Symlink { target: link } => self.writer.put_symlink(target, link, &meta).map_err(snapshot_error),
-            EntryNode::CharDevice { major, minor } => {
-                self.writer.put_device(target, Device { block: false, major: *major, minor: *minor }, &meta).map_err(snapshot_error)
-            }
-            EntryNode::BlockDevice { major, minor } => {
-                self.writer.put_device(target, Device { block: true, major: *major, minor: *minor }, &meta).map_err(snapshot_error)
-            }
+            EntryNode::CharDevice { major, minor } => self.writer.put_device(target, device(false, *major, *minor), &meta).map_err(snapshot_error),
+            EntryNode::BlockDevice { major, minor } => self.writer.put_device(target, device(true, *major, *minor), &meta).map_err(snapshot_error),
             EntryNode::Fifo => self.writer.put_fifo(target, &meta).map_err(snapshot_error),
             EntryNode::Socket => self.writer.put_socket(target, &meta).map_err(snapshot_error),
-        };
-        done
+        }
+    }
+
+    fn put_file(&mut self, target: &TreePath, entry: &Entry, source: &Source<'_>, meta: &Meta, there: Option<&Found>) -> Result<(), StepError> {
+        let EntryNode::File { size, digest, .. } = entry.node else { return Ok(()) };
+        if let Some(there) = there
+            && self.is_same_file(target, there, size, digest, meta)?
+        {
+            return Ok(());
+        }
+        let file = source.open(entry)?;
+        match self.writer.put_file(target, FileContent::CopyOf { file: &file, expected: digest }, meta) {
+            Ok(_) => Ok(()),
+            Err(SnapshotError::FileChanged { .. }) => Err(changed(entry, source)),
+            Err(error) => Err(snapshot_error(error)),
+        }
     }
 
     /// Whether the file at `target` is what would be put there, so that nothing is to be done.
@@ -319,12 +315,16 @@ impl Copier<'_> {
         if let EntryNode::File { digest: Some(digest), .. } = &found.root.node
             && bytes.hasher.finish() != *digest
         {
-            return Err(StepError::Other {
-                message: format!("{name} changed in {} while the build was reading it", source.tree().describe()),
-                help: Some("run the build again when nothing writes to the context".to_owned()),
-            });
+            return Err(changed(&found.root, source));
         }
         Ok(true)
+    }
+}
+
+fn changed(entry: &Entry, source: &Source<'_>) -> StepError {
+    StepError::Other {
+        message: format!("{} changed in {} while the build was reading it", entry.path.display(), source.tree().describe()),
+        help: Some("run the build again when nothing writes to the context, or add the file to the ignore file".to_owned()),
     }
 }
 

@@ -290,3 +290,7 @@ pub(super) fn entry_digest(entry: &Entry) -> Sha256Digest {
     }
     hasher.finish()
 }
+
+#[cfg(test)]
+#[path = "select_tests.rs"]
+mod tests;

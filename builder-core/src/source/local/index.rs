@@ -155,7 +155,7 @@ impl Fields<'_> {
 }
 
 /// Replaces the index at `path` by these entries, which must be sorted by path, one per path.
-pub(super) fn write<'a>(path: &Path, entries: &[(&'a [u8], Stat, Content)]) -> io::Result<()> {
+pub(super) fn write(path: &Path, entries: &[(&[u8], Stat, Content)]) -> io::Result<()> {
     let mut bytes = Vec::with_capacity(HEADER_BYTES + entries.len() * (RECORD_BYTES + 40));
     bytes.extend_from_slice(MAGIC);
     bytes.extend_from_slice(&[0; 32]);

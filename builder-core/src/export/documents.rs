@@ -1,0 +1,216 @@
+//! From images to blobs, configs, manifests and an index.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use builder_snapshot::layer::TimePolicy;
+use futures_util::future::join_all;
+
+use super::annotations::Annotations;
+use super::{ExportError, blocking};
+use crate::content::{Store, StoreError};
+use crate::image::FinalImage;
+use crate::layer;
+use crate::oci::manifest::{Index, Manifest, PlatformObject, to_json};
+use crate::oci::media::{self, Packing};
+use crate::oci::{Descriptor, DiffId, Sha256Digest};
+use crate::request::Compression;
+use crate::source::image::{ImageSources, Progress};
+
+/// In which form images are made.
+pub(super) struct Form {
+    pub(super) times: TimePolicy,
+    pub(super) compression: Compression,
+    /// Recompress layers from elsewhere too.
+    pub(super) force: bool,
+    /// OCI media types, else Docker's.
+    pub(super) oci: bool,
+    /// Whether blobs are wanted, or only what they are called.
+    pub(super) blobs: bool,
+    pub(super) annotations: Annotations,
+}
+
+/// One or several images, ready to be put down.
+#[derive(Debug, Clone)]
+pub(super) struct Documents {
+    /// In the order asked for.
+    pub(super) images: Vec<OneImage>,
+    /// The index, if there are several.
+    pub(super) index: Option<Vec<u8>>,
+    /// The manifest, or the index.
+    pub(super) top: Descriptor,
+}
+
+/// One platform's image.
+#[derive(Debug, Clone)]
+pub(super) struct OneImage {
+    pub(super) manifest: Descriptor,
+    pub(super) manifest_bytes: Vec<u8>,
+    pub(super) config: Descriptor,
+    pub(super) config_bytes: Vec<u8>,
+    pub(super) layers: Vec<Descriptor>,
+    pub(super) diff_ids: Vec<DiffId>,
+}
+
+impl Documents {
+    /// Puts configs, manifests and the index among the store's blobs.
+    pub(super) fn keep(&self, store: &Store) -> Result<(), StoreError> {
+        for image in &self.images {
+            store.blobs().put(&image.config_bytes)?;
+            store.blobs().put(&image.manifest_bytes)?;
+        }
+        if let Some(index) = &self.index {
+            store.blobs().put(index)?;
+        }
+        Ok(())
+    }
+
+    /// Documents and layers, each once, in the order of the images.
+    pub(super) fn blobs(&self) -> Vec<(Sha256Digest, Blob<'_>)> {
+        let mut all: Vec<(Sha256Digest, Blob<'_>)> = Vec::new();
+        let mut add = |digest: Sha256Digest, blob| {
+            if all.iter().all(|(known, _)| *known != digest) {
+                all.push((digest, blob));
+            }
+        };
+        for image in &self.images {
+            for layer in &image.layers {
+                add(layer.digest, Blob::Stored(layer.size));
+            }
+            add(image.config.digest, Blob::Here(&image.config_bytes));
+            add(image.manifest.digest, Blob::Here(&image.manifest_bytes));
+        }
+        if let Some(index) = &self.index {
+            add(self.top.digest, Blob::Here(index));
+        }
+        all
+    }
+}
+
+/// Where a blob's bytes are.
+pub(super) enum Blob<'a> {
+    /// In memory.
+    Here(&'a [u8]),
+    /// In the store; how many bytes.
+    Stored(u64),
+}
+
+fn described(media_type: &str, bytes: &[u8]) -> Descriptor {
+    Descriptor {
+        media_type: media_type.to_owned(),
+        digest: Sha256Digest::of(bytes),
+        size: bytes.len() as u64,
+        urls: Vec::new(),
+        annotations: BTreeMap::new(),
+        platform: None,
+    }
+}
+
+/// Makes the blobs of all layers and the documents around them.
+pub(super) async fn make(
+    form: &Form,
+    images: &[FinalImage],
+    store: &Arc<Store>,
+    sources: &ImageSources,
+    progress: &dyn Progress,
+) -> Result<Documents, ExportError> {
+    if !form.oci && !form.annotations.is_empty() {
+        return Err(ExportError::Request("annotations need OCI media types: leave out oci-mediatypes=false, or the annotations".into()));
+    }
+    let has_index_annotations = !form.annotations.index.is_empty() || !form.annotations.index_descriptor.is_empty();
+    if images.len() == 1 && has_index_annotations {
+        return Err(ExportError::Request("index annotations need an index, which only images for several platforms have".into()));
+    }
+    progress.status("exporting layers", 0, 0, false);
+    let mut made = Vec::with_capacity(images.len());
+    for image in images {
+        made.push(layers(form, image, store, sources, progress).await?);
+    }
+    progress.status("exporting layers", 0, 0, true);
+    let mut all = Vec::with_capacity(images.len());
+    for (image, layers) in images.iter().zip(made) {
+        let image = document(form, image, layers);
+        progress.status(&format!("exporting manifest {}", image.manifest.digest), 0, 0, true);
+        progress.status(&format!("exporting config {}", image.config.digest), 0, 0, true);
+        all.push(image);
+    }
+    let (index, top) = match &all[..] {
+        [one] => (None, one.manifest.clone()),
+        _ => {
+            let media_type = if form.oci { media::OCI_INDEX } else { media::DOCKER_LIST };
+            let manifests = all.iter().map(|image| image.manifest.clone()).collect();
+            let index = Index { schema_version: 2, media_type: media_type.into(), manifests, annotations: form.annotations.index.clone() };
+            let bytes = to_json(&index);
+            let mut top = described(media_type, &bytes);
+            top.annotations.clone_from(&form.annotations.index_descriptor);
+            progress.status(&format!("exporting manifest list {}", top.digest), 0, 0, true);
+            (Some(bytes), top)
+        }
+    };
+    Ok(Documents { images: all, index, top })
+}
+
+fn document(form: &Form, image: &FinalImage, layers: Vec<(DiffId, Descriptor)>) -> OneImage {
+    let (diff_ids, layers): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+    let config_bytes = image.config_json(&diff_ids);
+    let config = described(if form.oci { media::OCI_CONFIG } else { media::DOCKER_CONFIG }, &config_bytes);
+    let media_type = if form.oci { media::OCI_MANIFEST } else { media::DOCKER_MANIFEST };
+    let annotations = form.annotations.of_manifest(&image.platform);
+    let written = Manifest { schema_version: 2, media_type: media_type.into(), config: config.clone(), layers: layers.clone(), annotations };
+    let manifest_bytes = to_json(&written);
+    let mut manifest = described(media_type, &manifest_bytes);
+    manifest.annotations = form.annotations.of_descriptor(&image.platform);
+    manifest.platform = Some(PlatformObject {
+        os_version: image.document.os_version.clone(),
+        os_features: image.document.os_features.clone(),
+        ..PlatformObject::from(&image.platform)
+    });
+    OneImage { manifest, manifest_bytes, config, config_bytes, layers, diff_ids }
+}
+
+/// The layers of an image as blobs, in order.
+async fn layers(
+    form: &Form,
+    image: &FinalImage,
+    store: &Arc<Store>,
+    sources: &ImageSources,
+    progress: &dyn Progress,
+) -> Result<Vec<(DiffId, Descriptor)>, ExportError> {
+    let from_images: Vec<DiffId> = image.stack.layers.iter().filter(|layer| layer.is_from_image()).map(|layer| DiffId(layer.id.0)).collect();
+    let mut theirs = if form.blobs { sources.ensure_blobs(&from_images, progress).await? } else { sources.claimed_blobs(&from_images)? }.into_iter();
+    // Each layer's pieces are compressed by several threads already; a few at once hide the waits of small ones.
+    let permits = tokio::sync::Semaphore::new(layer::threads());
+    let work = image.stack.layers.iter().map(|layer| {
+        let original = if layer.is_from_image() { theirs.next() } else { None };
+        let (permits, form, store, id) = (&permits, form, Arc::clone(store), layer.id);
+        async move {
+            // The semaphore is never closed.
+            let _permit = permits.acquire().await.ok();
+            let (times, compression) = (form.times, form.compression);
+            let (diff_id, digest, size, packing) = match original {
+                Some(blob) if form.force && form.blobs => {
+                    let diff_id = DiffId(id.0);
+                    let made = blocking(move || Ok(layer::recompressed(&store, diff_id, &blob.digest, compression, layer::threads())?)).await?;
+                    (diff_id, made.digest, made.size, layer::packing(compression))
+                }
+                Some(blob) => {
+                    // The name in the original manifest may be Docker's or OCI's; what it says about packing is kept.
+                    let packing = Packing::of_media_type(&blob.media_type).unwrap_or(Packing::Gzip);
+                    (DiffId(id.0), blob.digest, blob.size, packing)
+                }
+                None if form.blobs => {
+                    let made = blocking(move || Ok(layer::layer_blob(&store, id, times, compression, layer::threads())?)).await?;
+                    (made.diff_id, made.digest, made.size, layer::packing(compression))
+                }
+                None => {
+                    let named = blocking(move || Ok(layer::layer_name(&store, id, times)?)).await?;
+                    (named.diff_id, named.digest, named.size, Packing::Plain)
+                }
+            };
+            let media_type = packing.layer_media_type(form.oci).to_owned();
+            let blob = Descriptor { media_type, digest, size, urls: Vec::new(), annotations: BTreeMap::new(), platform: None };
+            Ok::<_, ExportError>((diff_id, blob))
+        }
+    });
+    join_all(work.collect::<Vec<_>>()).await.into_iter().collect()
+}

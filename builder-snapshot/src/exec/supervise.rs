@@ -1,0 +1,110 @@
+//! Watching a sandboxed process: its output, its end, its cancellation.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::WaitIdStatus;
+
+use super::error::ExecError;
+use super::plan::SandboxPlan;
+use super::{Cancel, ExitReport, OutputSink, OutputStream, ProcessSpec};
+use crate::sys::process::{self, Child};
+
+/// How much is read at once: what a pipe holds.
+const BUFFER_BYTES: usize = 64 * 1024;
+
+/// Runs a process to its end. Many threads may call this at once.
+///
+/// The calling thread waits, and the process is tied to it: it is killed if the thread ends, and with it all that it started. What runs on in
+/// the background when the process ends is killed too.
+///
+/// # Errors
+/// The sandbox could not be made or the program not be started; a program that runs and fails is no error but an [`ExitReport`].
+pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cancel>) -> Result<ExitReport, ExecError> {
+    let mut plan = SandboxPlan::new(spec)?;
+    for warning in &plan.warnings {
+        output.warning(warning);
+    }
+    let mut child = process::spawn(&mut plan.steps, plan.own_network).map_err(|source| ExecError::Sandbox {
+        action: "start a process in namespaces of its own".to_owned(),
+        remedy: match source.raw_os_error() {
+            Some(libc::EPERM) => "; rbuild needs CAP_SYS_ADMIN for this",
+            Some(libc::ENOSPC) => "; raise the limits in /proc/sys/user",
+            Some(libc::EAGAIN) => "; too many processes: raise the limit on processes, or run fewer steps at once",
+            _ => "",
+        },
+        source,
+    })?;
+    let lost = |source| ExecError::Sandbox { action: "watch the process".to_owned(), source, remedy: "" };
+    let cancelled = watch(&child, [&plan.stdout, &plan.stderr], output, cancel).map_err(lost)?;
+    let status = child.wait().map_err(|source| ExecError::Sandbox {
+        action: "learn how the process ended".to_owned(),
+        source,
+        remedy: "; nothing else in this program may wait for children it did not start, nor ignore SIGCHLD",
+    })?;
+    if cancelled {
+        return Ok(ExitReport::Cancelled);
+    }
+    if let Some((index, failure)) = child.failure() {
+        return Err(plan.explain(index, failure));
+    }
+    Ok(report(&status))
+}
+
+fn report(status: &WaitIdStatus) -> ExitReport {
+    match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => ExitReport::Exited(code),
+        (None, Some(signal)) => ExitReport::Signalled(signal),
+        // waitid was asked for ends only.
+        (None, None) => ExitReport::Signalled(libc::SIGKILL),
+    }
+}
+
+/// Hands the output on until the process has ended; whether it was cancelled.
+fn watch(child: &Child, streams: [&OwnedFd; 2], output: &mut dyn OutputSink, cancel: Option<&Cancel>) -> std::io::Result<bool> {
+    let mut buffer = vec![0_u8; BUFFER_BYTES];
+    let mut open = [true, true];
+    let mut cancelled = false;
+    loop {
+        let wanted = |index: usize, open: &[bool; 2]| open[index].then(|| streams[index].as_fd());
+        let cancel = cancel.filter(|_| !cancelled).map(|cancel| cancel.0.as_fd());
+        let [first, second, ended, stop] = process::wait_readable([wanted(0, &open), wanted(1, &open), Some(child.pidfd()), cancel])?;
+        if stop {
+            child.kill();
+            cancelled = true;
+        }
+        for (index, ready) in [first, second].into_iter().enumerate() {
+            if ready && open[index] {
+                open[index] = read_some(streams[index], stream(index), output, &mut buffer)?;
+            }
+        }
+        if ended {
+            break;
+        }
+    }
+    // Every process that could write is gone; what is left in the pipes is all there is. Other sandboxes being cloned at this moment may hold the
+    // writing ends for an instant, so that the end of the pipe is not waited for.
+    for (index, open) in open.iter_mut().enumerate() {
+        while *open && process::wait_readable_now(streams[index].as_fd())? {
+            *open = read_some(streams[index], stream(index), output, &mut buffer)?;
+        }
+    }
+    Ok(cancelled)
+}
+
+fn stream(index: usize) -> OutputStream {
+    if index == 0 { OutputStream::Stdout } else { OutputStream::Stderr }
+}
+
+/// Reads once; whether there can be more.
+fn read_some(from: &OwnedFd, stream: OutputStream, output: &mut dyn OutputSink, buffer: &mut [u8]) -> std::io::Result<bool> {
+    match rustix::io::read(from, &mut *buffer) {
+        Ok(0) => Ok(false),
+        Ok(length) => {
+            output.output(stream, &buffer[..length]);
+            Ok(true)
+        }
+        Err(Errno::AGAIN | Errno::INTR) => Ok(true),
+        Err(errno) => Err(errno.into()),
+    }
+}

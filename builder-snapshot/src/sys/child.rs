@@ -1,0 +1,780 @@
+//! What a cloned child does before it becomes the program: it walks a list of prepared steps.
+//!
+//! # Invariants
+//!
+//! - Between the clone and the exec nothing here allocates, takes a lock, logs or unwinds. The child is a copy of one thread of a process whose
+//!   other threads may have held any lock; every string and array was made before, and every call is a raw system call (rustix, or
+//!   [`libc::syscall`]), never libc's versions that signal threads which are not there.
+//! - Every path inside the root is opened as a descriptor first, with magic links (`/proc/self/fd/7`) refused, and mounted on by descriptor.
+//! - A failure is a step's index, an error number and a detail, written to the report pipe. Words are made by the parent.
+//!
+//! Deciding what the steps are is not done here but in `exec::plan`.
+#![expect(unsafe_code, reason = "system calls that rustix lacks, made in a cloned child")]
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, ResolveFlags, makedev};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount_change, move_mount, open_tree, unmount,
+};
+use rustix::process::{Resource, Rlimit, Signal};
+use rustix::thread::{Gid, Uid};
+
+/// A failed step's answer.
+type Taken = Result<(), Failure>;
+
+/// Directory in the sandbox where mounts stand for a moment so that parts of them can be cloned: before Linux 6.15 no part of a detached mount can.
+/// It is made by [`Step::FillDev`] and gets its real mount last.
+pub(crate) const STAGE: &CStr = c"/dev/shm";
+
+/// Where something is mounted.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// Absolute path inside the root.
+    pub(crate) path: CString,
+    /// Whether symbolic links are followed (inside the root, the process's root being the sandbox's already) or refused.
+    pub(crate) follow: bool,
+    /// What is made when nothing is there.
+    pub(crate) missing: Missing,
+}
+
+/// What to do when a mount target does not exist.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// Report it.
+    Fail,
+    /// Mount nothing.
+    Skip,
+    /// Make a directory. Only what an earlier mount covers lacks targets here: those of the root were made as stubs.
+    MakeDir,
+    /// Make an empty file.
+    MakeFile,
+    /// Make an empty file, or mount nothing where that is impossible.
+    MakeFileIfWritable,
+}
+
+/// A node of /dev.
+#[derive(Debug)]
+pub(crate) struct DeviceNode {
+    /// Its name, in one of no or one directory.
+    pub(crate) name: CString,
+    /// Block or character.
+    pub(crate) block: bool,
+    /// Major number.
+    pub(crate) major: u32,
+    /// Minor number.
+    pub(crate) minor: u32,
+}
+
+/// One thing the child does.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Closes what the child does not need. First of all: a copy of a descriptor that another thread has open for writing keeps the file from being run.
+    CloseOthers { keep: Vec<RawFd> },
+    /// Stops mounts from spreading to the caller's namespace.
+    PrivateMounts,
+    /// Makes the detached mount the root and gets rid of the old one.
+    EnterRoot { mount: OwnedFd },
+    /// Makes a file system in the child's namespaces and attaches it.
+    NewMount { kind: &'static CStr, options: Vec<(&'static CStr, CString)>, attributes: MountAttrFlags, target: Target },
+    /// Fills the tmpfs at /dev.
+    FillDev { devices: Vec<DeviceNode> },
+    /// Attaches a detached mount.
+    Attach { mount: OwnedFd, target: Target },
+    /// Replaces a later [`Step::Attach`]'s detached mount by a part of it.
+    Narrow { mount: usize, subpath: CString, read_only: bool },
+    /// Attaches the mount with the sandbox's own files at [`STAGE`].
+    Stage { mount: OwnedFd },
+    /// Puts an entry of the stage in the place of a later [`Step::Attach`]'s mount.
+    TakeStaged { name: &'static CStr, mount: usize },
+    /// Hides a file behind /dev/null and a directory behind an empty one; nothing is done when it is not there.
+    Mask { path: &'static CStr },
+    /// Makes a directory or file read-only; nothing is done when it is not there.
+    ReadOnly { path: &'static CStr },
+    /// Empties [`STAGE`].
+    Unstage,
+    /// Names the machine.
+    Hostname { name: Vec<u8> },
+    /// Brings the loopback device up.
+    Loopback,
+    /// Goes to the working directory, which is made when missing.
+    WorkingDirectory { path: CString, uid: u32, gid: u32 },
+    /// Refuses programs and interpreters that are links into the builder's own process.
+    CheckProgram { candidates: Vec<CString> },
+    /// Connects the three standard streams.
+    Streams { stdout: OwnedFd, stderr: OwnedFd },
+    /// Sets a resource limit.
+    Limit { resource: Resource, limit: Rlimit },
+    /// A session of its own, for the terminal and for keys.
+    Session,
+    /// Loads the system call filter, while that needs no no_new_privs.
+    Seccomp { program: Vec<libc::sock_filter> },
+    /// Drops capabilities from the bounding set and clears the ambient set.
+    BoundCapabilities { keep: u64 },
+    /// Becomes the user.
+    Become { uid: u32, gid: u32, groups: Vec<Gid> },
+    /// Sets the permitted and effective capabilities.
+    SetCapabilities { permitted: u64 },
+    /// Ties the child's life to the parent's.
+    DieWithParent,
+    /// Default handlers, nothing blocked, the usual umask, no descriptor beside the three.
+    CleanProcess,
+    /// Becomes the program.
+    Exec { candidates: Vec<CString>, argv: PointerArray, env: PointerArray },
+}
+
+/// A NULL-terminated array of C strings, ready for execve.
+pub(crate) struct PointerArray {
+    _strings: Vec<CString>,
+    pointers: Vec<*const libc::c_char>,
+}
+
+impl PointerArray {
+    /// Keeps the strings and points to them.
+    pub(crate) fn new(strings: Vec<CString>) -> Self {
+        let pointers = strings.iter().map(|s| s.as_ptr()).chain([std::ptr::null()]).collect();
+        Self { _strings: strings, pointers }
+    }
+}
+
+impl std::fmt::Debug for PointerArray {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PointerArray") // Never the values: secrets may be among them.
+    }
+}
+
+/// Why a step failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failure {
+    /// What the kernel answered.
+    pub(crate) errno: Errno,
+    /// Which part of the step, see the constants.
+    pub(crate) detail: u32,
+}
+
+/// No more is known than the error number.
+pub(crate) const DETAIL_NONE: u32 = 0;
+/// Opening the mount target failed.
+pub(crate) const DETAIL_TARGET: u32 = 1;
+/// The interpreter of a script, or the loader of a program, is what is wrong. For [`Step::Exec`] the file itself exists.
+pub(crate) const DETAIL_INTERPRETER: u32 = 2;
+/// Making a missing mount target failed.
+pub(crate) const DETAIL_MAKE_TARGET: u32 = 3;
+/// The kind of file system cannot be made.
+pub(crate) const DETAIL_FILE_SYSTEM: u32 = 4;
+
+impl From<Errno> for Failure {
+    fn from(errno: Errno) -> Self {
+        Self { errno, detail: DETAIL_NONE }
+    }
+}
+
+fn at(detail: u32) -> impl Fn(Errno) -> Failure {
+    move |errno| Failure { errno, detail }
+}
+
+/// How a failure goes over the report pipe.
+pub(crate) const REPORT_BYTES: usize = 12;
+
+/// Walks the steps. `extern "C"`: a panic aborts the child rather than unwinding into a second copy of the caller.
+#[expect(improper_ctypes_definitions, reason = "it is called from Rust; only the abort is wanted")]
+pub(crate) extern "C" fn walk(steps: &mut [Step], report: BorrowedFd<'_>) -> ! {
+    for index in 0..steps.len() {
+        if let Err(failure) = take(steps, index, report) {
+            let mut message = [0_u8; REPORT_BYTES];
+            message[..4].copy_from_slice(&(index as u32).to_ne_bytes());
+            message[4..8].copy_from_slice(&failure.errno.raw_os_error().to_ne_bytes());
+            message[8..].copy_from_slice(&failure.detail.to_ne_bytes());
+            // Nobody is left to tell if this fails; the exit status says at least that it was not the program's.
+            let _ = rustix::io::write(report, &message);
+            break;
+        }
+    }
+    // SAFETY: ends the process without running destructors or exit handlers, which belong to the parent.
+    unsafe { libc::_exit(127) }
+}
+
+fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
+    if let Step::Narrow { mount, .. } | Step::TakeStaged { mount, .. } = steps[index] {
+        // What is made takes the place of what the later step has, under the same number, so that no descriptor has to be handed on.
+        let Some((before, [Step::Attach { mount, .. }, ..])) = steps.split_at_mut_checked(mount) else { return Err(Errno::INVAL.into()) };
+        return match before.get(index) {
+            Some(Step::Narrow { subpath, read_only, .. }) => narrow(mount, subpath, *read_only),
+            Some(Step::TakeStaged { name, .. }) => take_staged(mount, name),
+            _ => Err(Errno::INVAL.into()),
+        };
+    }
+    match &steps[index] {
+        Step::CloseOthers { keep } => close_others(keep),
+        Step::PrivateMounts => Ok(mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?),
+        Step::EnterRoot { mount } => enter_root(mount),
+        Step::NewMount { kind, options, attributes, target } => new_mount(kind, options, *attributes, target),
+        Step::FillDev { devices } => fill_dev(devices),
+        Step::Attach { mount, target } => attach(mount, target),
+        Step::Narrow { .. } | Step::TakeStaged { .. } => Err(Errno::INVAL.into()),
+        Step::Stage { mount } => Ok(move_onto(mount, &open_path(STAGE, OFlags::empty(), ResolveFlags::NO_SYMLINKS)?)?),
+        Step::Mask { path } => mask(path),
+        Step::ReadOnly { path } => read_only(path),
+        Step::Unstage => Ok(unmount(STAGE, UnmountFlags::DETACH)?),
+        Step::Hostname { name } => Ok(rustix::system::sethostname(name)?),
+        Step::Loopback => loopback_up(),
+        Step::WorkingDirectory { path, uid, gid } => working_directory(path, *uid, *gid),
+        Step::CheckProgram { candidates } => candidates.iter().try_for_each(|candidate| check_program(candidate)),
+        Step::Streams { stdout, stderr } => streams(stdout, stderr),
+        Step::Limit { resource, limit } => Ok(rustix::process::setrlimit(*resource, limit.clone())?),
+        Step::Session => session(),
+        Step::Seccomp { program } => load_filter(program),
+        Step::BoundCapabilities { keep } => bound_capabilities(*keep),
+        Step::Become { uid, gid, groups } => become_user(*uid, *gid, groups),
+        Step::SetCapabilities { permitted } => set_capabilities(*permitted),
+        Step::DieWithParent => die_with_parent(report),
+        Step::CleanProcess => clean_process(),
+        Step::Exec { candidates, argv, env } => Err(exec(candidates, argv, env)),
+    }
+}
+
+/// The descriptors that a list of steps needs, sorted. 0 to 2 are replaced later.
+pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
+    let mut keep = vec![0, 1, 2, report.as_raw_fd()];
+    for step in steps {
+        match step {
+            Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
+            Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),
+            _ => {}
+        }
+    }
+    keep.sort_unstable();
+    keep
+}
+
+fn close_others(keep: &[RawFd]) -> Taken {
+    let mut next = 0;
+    for &kept in keep {
+        if kept > next {
+            close_range(next, kept - 1, 0)?;
+        }
+        next = kept + 1;
+    }
+    Ok(close_range(next, RawFd::MAX, 0)?)
+}
+
+fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), Errno> {
+    // SAFETY: numbers only; the descriptors are this child's copies, and nothing uses those that are closed here.
+    check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
+}
+
+fn open_path(path: &CStr, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    open_retrying(CWD, path, OFlags::PATH | OFlags::CLOEXEC | flags, ResolveFlags::NO_MAGICLINKS | resolve)
+}
+
+fn open_retrying(dir: BorrowedFd<'_>, path: &CStr, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {
+    loop {
+        match rustix::fs::openat2(dir, path, flags, Mode::empty(), resolve) {
+            // AGAIN: something on the machine was renamed while a `..` was walked.
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            result => return result,
+        }
+    }
+}
+
+fn move_onto(mount: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    move_mount(mount, c"", target, c"", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH)
+}
+
+fn clone_tree(dir: BorrowedFd<'_>, path: &CStr, flags: OpenTreeFlags) -> Result<OwnedFd, Errno> {
+    open_tree(dir, path, OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | flags)
+}
+
+fn enter_root(mount: &OwnedFd) -> Taken {
+    // On top of the old root, which stays below and reachable for pivot_root alone: no directory of the caller's is needed as mount point.
+    move_mount(mount, c"", CWD, c"/", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    rustix::process::fchdir(mount)?;
+    // The old root lands on the new one's root directory, and is taken away from there.
+    rustix::process::pivot_root(c".", c".")?;
+    unmount(c".", UnmountFlags::DETACH)?;
+    Ok(rustix::process::chdir(c"/")?)
+}
+
+fn open_target(target: &Target) -> Result<Option<OwnedFd>, Failure> {
+    let resolve = if target.follow { ResolveFlags::empty() } else { ResolveFlags::NO_SYMLINKS };
+    match open_path(&target.path, OFlags::empty(), resolve) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(Errno::NOENT) if target.missing == Missing::Skip => Ok(None),
+        Err(Errno::NOENT) if target.missing == Missing::MakeDir => {
+            make_directories(&target.path, 0, 0).map_err(at(DETAIL_MAKE_TARGET))?;
+            open_path(&target.path, OFlags::empty(), resolve).map(Some).map_err(at(DETAIL_TARGET))
+        }
+        Err(Errno::NOENT) if matches!(target.missing, Missing::MakeFile | Missing::MakeFileIfWritable) => {
+            match make_file(&target.path) {
+                Ok(()) => {}
+                Err(Errno::ROFS) if target.missing == Missing::MakeFileIfWritable => return Ok(None),
+                Err(errno) => return Err(at(DETAIL_MAKE_TARGET)(errno)),
+            }
+            open_path(&target.path, OFlags::empty(), resolve).map(Some).map_err(at(DETAIL_TARGET))
+        }
+        Err(errno) => Err(at(DETAIL_TARGET)(errno)),
+    }
+}
+
+fn attach(mount: &OwnedFd, target: &Target) -> Taken {
+    match open_target(target)? {
+        Some(place) => Ok(move_onto(mount, &place)?),
+        None => Ok(()),
+    }
+}
+
+fn new_mount(kind: &CStr, options: &[(&'static CStr, CString)], attributes: MountAttrFlags, target: &Target) -> Taken {
+    let Some(place) = open_target(target)? else { return Ok(()) };
+    match make_mount(kind, options, attributes) {
+        Ok(mount) => Ok(move_onto(&mount, &place)?),
+        // A kernel built without it.
+        Err(Errno::NODEV) if target.missing == Missing::Skip => Ok(()),
+        Err(errno) => Err(at(DETAIL_FILE_SYSTEM)(errno)),
+    }
+}
+
+fn make_mount(kind: &CStr, options: &[(&'static CStr, CString)], attributes: MountAttrFlags) -> Result<OwnedFd, Errno> {
+    let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (key, value) in options {
+        if value.is_empty() {
+            fsconfig_set_flag(&context, *key)?;
+        } else {
+            fsconfig_set_string(&context, *key, value.as_c_str())?;
+        }
+    }
+    fsconfig_create(&context)?;
+    fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// The entries of /dev that are links.
+const DEV_LINKS: [(&CStr, &CStr); 5] = [
+    (c"fd", c"/proc/self/fd"),
+    (c"stdin", c"/proc/self/fd/0"),
+    (c"stdout", c"/proc/self/fd/1"),
+    (c"stderr", c"/proc/self/fd/2"),
+    (c"ptmx", c"pts/ptmx"),
+];
+
+/// Mount points below /dev.
+const DEV_DIRECTORIES: [&CStr; 3] = [c"pts", c"mqueue", c"shm"];
+
+fn fill_dev(devices: &[DeviceNode]) -> Taken {
+    // The modes below are exact. The usual umask is set by the last step but one.
+    rustix::process::umask(Mode::empty());
+    let dev = open_path(c"/dev", OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)?;
+    for name in DEV_DIRECTORIES {
+        rustix::fs::mkdirat(&dev, name, Mode::from_raw_mode(0o755))?;
+    }
+    for (name, target) in DEV_LINKS {
+        rustix::fs::symlinkat(target, &dev, name)?;
+    }
+    for DeviceNode { name, block, major, minor } in devices {
+        if name.as_bytes().starts_with(b"net/") {
+            rustix::fs::mkdirat(&dev, c"net", Mode::from_raw_mode(0o755))?;
+        }
+        let kind = if *block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        rustix::fs::mknodat(&dev, name.as_c_str(), kind, Mode::from_raw_mode(0o666), makedev(*major, *minor))?;
+        // /dev itself is mounted nodev, so that nodes that the process makes there open nothing. These few are bound over themselves without it.
+        let node = clone_tree(dev.as_fd(), name, OpenTreeFlags::empty())?;
+        set_attributes(&node, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC, libc::MOUNT_ATTR_NODEV)?;
+        move_mount(&node, c"", &dev, name.as_c_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    }
+    Ok(())
+}
+
+/// Sets and clears attributes of a mount and those below it.
+pub(crate) fn set_attributes(mount: &OwnedFd, set: u64, clear: u64) -> Result<(), Errno> {
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: clear, propagation: 0, userns_fd: 0 };
+    let flags = libc::AT_EMPTY_PATH | libc::AT_RECURSIVE;
+    // SAFETY: the path is an empty C string and the structure lives through the call, which gets its size.
+    let result = unsafe {
+        libc::syscall(libc::SYS_mount_setattr, mount.as_raw_fd(), c"".as_ptr(), flags, std::ptr::from_ref(&attributes), size_of::<libc::mount_attr>())
+    };
+    check(result)
+}
+
+fn check(result: libc::c_long) -> Result<(), Errno> {
+    if result < 0 {
+        // SAFETY: errno is this thread's own.
+        return Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }));
+    }
+    Ok(())
+}
+
+fn narrow(mount: &mut OwnedFd, subpath: &CStr, read_only: bool) -> Taken {
+    let stage = open_path(STAGE, OFlags::empty(), ResolveFlags::NO_SYMLINKS)?;
+    move_onto(mount, &stage)?;
+    let part = open_retrying(mount.as_fd(), subpath, OFlags::PATH | OFlags::CLOEXEC, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS)
+        .map_err(at(DETAIL_TARGET))?;
+    let tree = clone_tree(part.as_fd(), c"", OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?;
+    unmount(STAGE, UnmountFlags::DETACH)?;
+    if read_only {
+        set_attributes(&tree, libc::MOUNT_ATTR_RDONLY, 0)?;
+    }
+    Ok(rustix::io::dup3(&tree, mount, rustix::io::DupFlags::CLOEXEC)?)
+}
+
+fn take_staged(mount: &mut OwnedFd, name: &CStr) -> Taken {
+    let stage = open_path(STAGE, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)?;
+    let file = clone_tree(stage.as_fd(), name, OpenTreeFlags::empty())?;
+    // Not earlier, on the whole: a mount with a file open for writing cannot become read-only, and a sandbox that another thread is cloning right
+    // now holds a copy of every descriptor, of those too that wrote the files.
+    set_attributes(&file, libc::MOUNT_ATTR_RDONLY, 0)?;
+    Ok(rustix::io::dup3(&file, mount, rustix::io::DupFlags::CLOEXEC)?)
+}
+
+/// Name of the empty directory in the mount of [`Step::Stage`].
+pub(crate) const EMPTY_DIRECTORY: &CStr = c"empty";
+
+fn mask(path: &CStr) -> Taken {
+    let place = match open_path(path, OFlags::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(place) => place,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let cover = if FileType::from_raw_mode(rustix::fs::fstat(&place)?.st_mode).is_dir() {
+        let stage = open_path(STAGE, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)?;
+        let empty = clone_tree(stage.as_fd(), EMPTY_DIRECTORY, OpenTreeFlags::empty())?;
+        set_attributes(&empty, libc::MOUNT_ATTR_RDONLY, 0)?;
+        empty
+    } else {
+        clone_tree(CWD, c"/dev/null", OpenTreeFlags::empty())?
+    };
+    Ok(move_onto(&cover, &place)?)
+}
+
+fn read_only(path: &CStr) -> Taken {
+    let place = match open_path(path, OFlags::empty(), ResolveFlags::NO_SYMLINKS) {
+        Ok(place) => place,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let cover = clone_tree(place.as_fd(), c"", OpenTreeFlags::AT_EMPTY_PATH | OpenTreeFlags::AT_RECURSIVE)?;
+    set_attributes(&cover, libc::MOUNT_ATTR_RDONLY, 0)?;
+    Ok(move_onto(&cover, &place)?)
+}
+
+fn loopback_up() -> Taken {
+    let socket = rustix::net::socket_with(rustix::net::AddressFamily::INET, rustix::net::SocketType::DGRAM, rustix::net::SocketFlags::CLOEXEC, None)?;
+    // SAFETY: zeroes are a valid ifreq.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    for (to, from) in request.ifr_name.iter_mut().zip(b"lo") {
+        *to = *from as libc::c_char;
+    }
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    // SAFETY: SIOCSIFFLAGS reads one ifreq.
+    let result = unsafe { libc::syscall(libc::SYS_ioctl, socket.as_raw_fd(), libc::SIOCSIFFLAGS, std::ptr::from_mut(&mut request)) };
+    Ok(check(result)?)
+}
+
+fn working_directory(path: &CStr, uid: u32, gid: u32) -> Taken {
+    let directory = match open_path(path, OFlags::DIRECTORY, ResolveFlags::empty()) {
+        Err(Errno::NOENT) => {
+            make_directories(path, uid, gid)?;
+            open_path(path, OFlags::DIRECTORY, ResolveFlags::empty())?
+        }
+        result => result?,
+    };
+    Ok(rustix::process::fchdir(&directory)?)
+}
+
+/// How many symbolic links [`make_directories`] goes through, as the kernel.
+const LINKS_MAX: u32 = 40;
+
+/// A path being walked, without allocation.
+struct PathBuffer {
+    bytes: [u8; libc::PATH_MAX as usize],
+    length: usize,
+}
+
+impl PathBuffer {
+    fn new() -> Self {
+        Self { bytes: [0; libc::PATH_MAX as usize], length: 0 }
+    }
+
+    fn set(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        self.length = 0;
+        self.push(bytes)
+    }
+
+    fn push(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+        let end = self.length + bytes.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(Errno::NAMETOOLONG)?;
+        room.copy_from_slice(bytes);
+        self.length = end;
+        // The NUL that makes it a C string; one byte is always left for it.
+        *self.bytes.get_mut(end).ok_or(Errno::NAMETOOLONG)? = 0;
+        Ok(())
+    }
+
+    fn pop_component(&mut self) -> Result<(), Errno> {
+        let end = self.as_bytes().iter().rposition(|&b| b == b'/').unwrap_or(0);
+        self.length = end;
+        self.push(b"")
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.length).unwrap_or_default()
+    }
+
+    fn as_c_str(&self) -> Result<&CStr, Errno> {
+        CStr::from_bytes_until_nul(&self.bytes).map_err(|_| Errno::NAMETOOLONG)
+    }
+}
+
+/// Makes the missing directories of an absolute path, following symbolic links, dangling ones too, inside the root.
+pub(crate) fn make_directories(path: &CStr, uid: u32, gid: u32) -> Result<(), Errno> {
+    let mut done = PathBuffer::new();
+    let mut rest = PathBuffer::new();
+    let mut link = PathBuffer::new();
+    rest.set(path.to_bytes())?;
+    let mut links = 0;
+    loop {
+        let bytes = rest.as_bytes();
+        let start = bytes.iter().position(|&b| b != b'/').unwrap_or(bytes.len());
+        let Some(unread) = bytes.get(start..).filter(|unread| !unread.is_empty()) else { return Ok(()) };
+        let end = unread.iter().position(|&b| b == b'/').unwrap_or(unread.len());
+        let (component, after) = unread.split_at(end);
+        if component == b".." {
+            done.pop_component()?;
+        } else if component != b"." {
+            done.push(b"/")?;
+            done.push(component)?;
+            if let Some(length) = make_or_read_link(&done, &mut link.bytes, uid, gid)? {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Err(Errno::LOOP);
+                }
+                link.length = length;
+                done.pop_component()?;
+                if link.as_bytes().starts_with(b"/") {
+                    done.set(b"")?;
+                }
+                link.push(b"/")?;
+                link.push(after)?;
+                rest.set(link.as_bytes())?;
+                continue;
+            }
+        }
+        // What follows is moved to the front through the spare buffer.
+        link.set(after)?;
+        rest.set(link.as_bytes())?;
+    }
+}
+
+/// Makes the directory, or reads the link that is there: its length, none if a directory is there now.
+fn make_or_read_link(path: &PathBuffer, link: &mut [u8; libc::PATH_MAX as usize], uid: u32, gid: u32) -> Result<Option<usize>, Errno> {
+    let path = path.as_c_str()?;
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
+        Ok(()) => {
+            rustix::fs::chownat(CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(None)
+        }
+        // An existing directory of a read-only mount says ROFS or EXIST, by file system.
+        Err(errno @ (Errno::EXIST | Errno::ROFS)) => {
+            let entry = match open_path(path, OFlags::NOFOLLOW, ResolveFlags::empty()) {
+                Err(Errno::NOENT) => return Err(errno),
+                result => result?,
+            };
+            match FileType::from_raw_mode(rustix::fs::fstat(&entry)?.st_mode) {
+                FileType::Directory => Ok(None),
+                FileType::Symlink => {
+                    let length = rustix::fs::readlinkat_raw(&entry, c"", link.as_mut_slice())?;
+                    Ok(Some(length))
+                }
+                _ => Err(Errno::NOTDIR),
+            }
+        }
+        Err(errno) => Err(errno),
+    }
+}
+
+fn make_file(path: &CStr) -> Result<(), Errno> {
+    let bytes = path.to_bytes();
+    let slash = bytes.iter().rposition(|&b| b == b'/').ok_or(Errno::INVAL)?;
+    let mut parent = PathBuffer::new();
+    parent.set(bytes.get(..slash).unwrap_or_default())?;
+    if slash > 0 {
+        make_directories(parent.as_c_str()?, 0, 0)?;
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC;
+    rustix::fs::openat2(CWD, path, flags, Mode::from_raw_mode(0o644), ResolveFlags::NO_MAGICLINKS)?;
+    Ok(())
+}
+
+/// How many interpreters of interpreters the kernel starts.
+const INTERPRETERS_MAX: u32 = 5;
+
+/// How many bytes the kernel reads of a script's first line.
+const SCRIPT_HEAD_BYTES: usize = 256;
+
+/// Until the program runs, `/proc/self/exe` is the builder's own binary: a program or `#!` line that leads there would start it inside the sandbox, from
+/// where it could be overwritten on the host. Such links are refused; ordinary ones are followed.
+fn check_program(candidate: &CStr) -> Taken {
+    let mut head = [0_u8; SCRIPT_HEAD_BYTES + 1];
+    let mut interpreter = [0_u8; SCRIPT_HEAD_BYTES + 1];
+    let mut path = candidate;
+    for depth in 0..INTERPRETERS_MAX {
+        let detail = if depth == 0 { DETAIL_NONE } else { DETAIL_INTERPRETER };
+        let file = match open_retrying(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC, ResolveFlags::NO_MAGICLINKS) {
+            Ok(file) => file,
+            Err(Errno::LOOP) => return Err(at(detail)(Errno::LOOP)),
+            // Missing and unreadable ones are the exec's to report.
+            Err(_) => return Ok(()),
+        };
+        if !FileType::from_raw_mode(rustix::fs::fstat(&file)?.st_mode).is_file() {
+            return Ok(());
+        }
+        let Ok(length) = rustix::io::read(&file, &mut head[..SCRIPT_HEAD_BYTES]) else { return Ok(()) };
+        let Some(line) = head[..length].strip_prefix(b"#!") else { return Ok(()) };
+        let blank = |b: &u8| matches!(b, b' ' | b'\t');
+        let line = &line[line.iter().position(|b| !blank(b)).unwrap_or(line.len())..];
+        let end = line.iter().position(|b| blank(b) || matches!(b, b'\n' | 0)).unwrap_or(line.len());
+        interpreter[..end].copy_from_slice(&line[..end]);
+        interpreter[end] = 0;
+        path = CStr::from_bytes_until_nul(&interpreter).map_err(|_| Errno::NOEXEC)?;
+    }
+    Ok(())
+}
+
+fn streams(stdout: &OwnedFd, stderr: &OwnedFd) -> Taken {
+    let null = open_retrying(CWD, c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS)?;
+    for (from, to) in [(&null, 0), (stdout, 1), (stderr, 2)] {
+        // The prepared descriptors are all above 2 (the caller made sure), so none is overwritten before it is used.
+        // SAFETY: plain descriptor numbers; whatever had the numbers 0 to 2 belongs to this child's copy of the table.
+        check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, 0) })?;
+    }
+    Ok(())
+}
+
+fn session() -> Taken {
+    rustix::process::setsid()?;
+    const KEYCTL_JOIN_SESSION_KEYRING: libc::c_int = 1;
+    // SAFETY: a null name asks for an anonymous keyring.
+    match check(unsafe { libc::syscall(libc::SYS_keyctl, KEYCTL_JOIN_SESSION_KEYRING, std::ptr::null::<libc::c_char>()) }) {
+        // No keys in this kernel, or too many: then the keyring is the one that the caller has, and the filter forbids its use.
+        Ok(()) | Err(Errno::NOSYS | Errno::DQUOT | Errno::PERM) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+fn load_filter(program: &[libc::sock_filter]) -> Taken {
+    let program = libc::sock_fprog { len: program.len() as libc::c_ushort, filter: program.as_ptr().cast_mut() };
+    // SAFETY: the kernel copies `len` instructions, which live through the call, and does not write to them.
+    let result = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&program)) };
+    Ok(check(result)?)
+}
+
+fn bound_capabilities(keep: u64) -> Taken {
+    for capability in (0..u64::BITS).filter(|capability| keep & (1 << capability) == 0) {
+        // SAFETY: numbers only.
+        match check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAPBSET_DROP, capability, 0, 0, 0) }) {
+            Ok(()) => {}
+            // Above the newest capability of this kernel.
+            Err(Errno::INVAL) => break,
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    // SAFETY: numbers only.
+    Ok(check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?)
+}
+
+fn become_user(uid: u32, gid: u32, groups: &[Gid]) -> Taken {
+    rustix::thread::set_thread_groups(groups)?;
+    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)
+}
+
+fn set_capabilities(permitted: u64) -> Taken {
+    #[repr(C)]
+    struct Header {
+        version: u32,
+        pid: libc::c_int,
+    }
+    const VERSION_3: u32 = 0x2008_0522;
+    let header = Header { version: VERSION_3, pid: 0 };
+    let (low, high) = (permitted as u32, (permitted >> 32) as u32);
+    // Twice effective, permitted, inheritable: the low halves, then the high ones.
+    let data = [low, low, 0, high, high, 0];
+    // SAFETY: both structures have the layout of version 3 and live through the call.
+    Ok(check(unsafe { libc::syscall(libc::SYS_capset, std::ptr::from_ref(&header), data.as_ptr()) })?)
+}
+
+fn die_with_parent(report: BorrowedFd<'_>) -> Taken {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+    // A parent that died before that call sends no signal any more. It holds the only lasting read end of the report pipe.
+    let mut poll = [rustix::event::PollFd::from_borrowed_fd(report, rustix::event::PollFlags::empty())];
+    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    rustix::event::poll(&mut poll, Some(&now))?;
+    if poll[0].revents().contains(rustix::event::PollFlags::ERR) {
+        // SAFETY: as in `walk`.
+        unsafe { libc::_exit(127) }
+    }
+    Ok(())
+}
+
+/// Signal numbers of Linux, real-time ones included.
+const SIGNALS: std::ops::RangeInclusive<libc::c_int> = 1..=64;
+
+/// Size of a signal set in the kernel's eyes (libc's is larger).
+pub(crate) const SIGNAL_SET_BYTES: usize = 8;
+
+fn clean_process() -> Taken {
+    // Handlers vanish at exec, but what was ignored stays ignored: Rust programs ignore SIGPIPE.
+    let default_action = [0_u64; 4];
+    for signal in SIGNALS.filter(|&s| s != libc::SIGKILL && s != libc::SIGSTOP) {
+        let nowhere = std::ptr::null_mut::<u64>();
+        // SAFETY: zeroes are the kernel's structure for "default action, no flags, empty mask", at most this long on every architecture.
+        check(unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default_action.as_ptr(), nowhere, SIGNAL_SET_BYTES) })?;
+    }
+    let none = 0_u64;
+    // SAFETY: one kernel signal set is read.
+    check(unsafe {
+        libc::syscall(libc::SYS_rt_sigprocmask, libc::SIG_SETMASK, std::ptr::from_ref(&none), std::ptr::null_mut::<u64>(), SIGNAL_SET_BYTES)
+    })?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    // Closed by the exec, so that the report pipe still works until then.
+    Ok(close_range(3, RawFd::MAX, libc::CLOSE_RANGE_CLOEXEC)?)
+}
+
+/// How often a program that is open for writing is tried again, a millisecond apart. Its writer is another sandbox that was cloned while a file operation
+/// wrote the program, and that closes its copy within microseconds of being scheduled.
+const BUSY_RETRIES: u32 = 1000;
+
+fn exec(candidates: &[CString], argv: &PointerArray, env: &PointerArray) -> Failure {
+    let mut failure = Failure { errno: Errno::NOENT, detail: DETAIL_NONE };
+    for candidate in candidates {
+        let mut tries = 0;
+        let errno = loop {
+            let Err(errno) = execve(candidate, argv, env) else { continue };
+            if errno != Errno::TXTBSY || tries == BUSY_RETRIES {
+                break errno;
+            }
+            tries += 1;
+            let pause = rustix::thread::Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+            // An interrupted pause is only shorter.
+            let _ = rustix::thread::nanosleep(&pause);
+        };
+        match errno {
+            Errno::NOENT | Errno::NOTDIR => {
+                // The file is there, so it is its interpreter that is not.
+                if rustix::fs::accessat(CWD, candidate.as_c_str(), rustix::fs::Access::EXISTS, AtFlags::empty()).is_ok() {
+                    return Failure { errno, detail: DETAIL_INTERPRETER };
+                }
+            }
+            // As shells do: a later directory of PATH may have one that can be run; if none has, this is what is reported.
+            Errno::ACCESS => failure.errno = Errno::ACCESS,
+            _ => return Failure { errno, detail: DETAIL_NONE },
+        }
+    }
+    failure
+}
+
+fn execve(path: &CStr, argv: &PointerArray, env: &PointerArray) -> Result<(), Errno> {
+    // SAFETY: a C string and two NULL-terminated arrays of C strings, all alive; on success nothing of this memory is left.
+    check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) })
+}
