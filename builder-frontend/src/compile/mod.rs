@@ -247,11 +247,13 @@ impl Frontend for DockerfileFrontend {
             let plans = compiler.plan(&run, &[target]);
             planned.push((run, plans));
         }
-        if !compiler.problems.is_empty() {
-            return Err(compiler.diagnostics());
-        }
         if !compiler.needs.is_empty() {
-            return Ok(Compilation::Needs(compiler.needs.into_iter().collect()));
+            // What is wrong already stays wrong: nothing is fetched for it.
+            return if compiler.problems.is_empty() {
+                Ok(Compilation::Needs(compiler.needs.into_iter().collect()))
+            } else {
+                Err(compiler.diagnostics())
+            };
         }
         compiler.linter.check_syntax(&file.dockerfile, &table);
         let mut targets = Vec::new();

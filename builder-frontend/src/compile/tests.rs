@@ -1,10 +1,9 @@
 //! Whole files through the frontend: what graph, what config, what history, what problems. Images come from a table, nothing is run.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage};
-use builder_core::graph::{FileAction, Mount, MountKind, Network, Op, SourceOp};
+use builder_core::graph::{FileAction, Mount, Network, Op, SourceOp};
 use builder_core::oci::{DiffId, ImageDocument, Platform, Sha256Digest};
 use builder_core::request::Entitlement;
 use insta::assert_snapshot;
@@ -423,8 +422,8 @@ fn a10_problems_name_their_lines() {
 
 #[test]
 fn a15_errors_of_several_stages_are_reported_together() {
-    let found = errors("FROM busybox AS a\nEXPOSE x\nFROM busybox\nCOPY --from=a /a /\nSTOPSIGNAL no\n");
-    assert_eq!(found, ["2: invalid containerPort: x", "5: invalid signal: no"]);
+    let found = errors("FROM scratch AS a\nEXPOSE x\nFROM scratch\nCOPY --from=a /a /\nSTOPSIGNAL no\nCOPY --from=9 /a /\n");
+    assert_eq!(found, ["2: invalid containerPort: x", "5: invalid signal: no", "6: invalid stage index 9"]);
 }
 
 #[test]
@@ -554,4 +553,161 @@ fn long_files_neither_overflow_the_stack_nor_take_for_ever() {
     }
     let compiled = compile(&text);
     assert_eq!(compiled.graph.ids().count(), 1);
+}
+
+/// Rules and lines that a file gives when it is checked, in order of the file.
+fn findings(options: FrontendOptions) -> Vec<String> {
+    let frontend = DockerfileFrontend::new(options);
+    let mut resolved = Resolved::default();
+    loop {
+        match frontend.check(&resolved) {
+            CallOutcome::Needs(needs) => {
+                for need in needs {
+                    let answer = known(&need);
+                    resolved.answers.insert(need, answer);
+                }
+            }
+            CallOutcome::Ready(report) => {
+                let line = |warning: &Diagnostic| warning.location.as_ref().map_or(0, |location| location.first_line);
+                return report.warnings.iter().map(|warning| format!("{} {}", line(warning), warning.code)).collect();
+            }
+        }
+    }
+}
+
+#[test]
+fn a15_every_rule_fires_where_it_should_and_nowhere_else() {
+    for (text, expected) in [
+        ("FROM busybox AS Build\n", "1 StageNameCasing"),
+        ("FROM busybox as b\n", "1 FromAsCasing"),
+        ("from busybox AS b\n", "1 FromAsCasing"),
+        ("from busybox as b\nrun x\n", ""),
+        ("FROM busybox\nRUN a \\\n\n b\nRUN c\n", "4 NoEmptyContinuation"),
+        ("FROM busybox\nRUN a \\\n# words\n b\n", ""),
+        ("FROM busybox\nRun x\nRUN y\nrun z\n", "2 ConsistentInstructionCasing|4 ConsistentInstructionCasing"),
+        ("from busybox\nrun x\nWorkDir /x\n", "3 ConsistentInstructionCasing"),
+        ("FROM busybox AS a\nFROM busybox AS a\n", "2 DuplicateStageName"),
+        ("FROM busybox AS scratch\nFROM busybox AS context\n", "1 ReservedStageName|2 ReservedStageName"),
+        ("FROM busybox\nCMD a\nENTRYPOINT b\n", "2 JSONArgsRecommended|3 JSONArgsRecommended"),
+        ("FROM busybox AS a\nSHELL [\"sh\"]\nFROM a\nCMD a\n", ""),
+        ("FROM scratch\nMAINTAINER me\n", "2 MaintainerDeprecated"),
+        ("ARG VERSION=1\nFROM busybox$VERSOIN\n", "2 UndefinedArgInFrom"),
+        ("ARG VERSION\nFROM busybox${VERSION}\n", ""),
+        ("FROM busybox AS a\nWORKDIR r\nFROM busybox\nWORKDIR /a\nWORKDIR r\nFROM a\nWORKDIR r\n", "2 WorkdirRelativePath"),
+        ("FROM busybox\nARG K\nENV A=$K B=$PATH C=$N D=${M:-x}\nRUN $R\n", "3 UndefinedVar|3 UndefinedVar"),
+        ("FROM busybox\nCOPY <<A /a\n$N\nA\nEXPOSE $P\n", "2 UndefinedVar|5 UndefinedVar"),
+        (
+            "FROM busybox AS a\nCMD [\"1\"]\nCMD [\"2\"]\nHEALTHCHECK NONE\nHEALTHCHECK NONE\nFROM a\nCMD [\"3\"]\n",
+            "2 MultipleInstructionsDisallowed|4 MultipleInstructionsDisallowed",
+        ),
+        ("FROM scratch\nENV a b\nLABEL c d\nENV e=f\n", "2 LegacyKeyValueFormat|3 LegacyKeyValueFormat"),
+        (
+            "FROM --platform=$TARGETPLATFORM busybox\nFROM --platform=${TARGETPLATFORM} busybox\n",
+            "1 RedundantTargetPlatform|2 RedundantTargetPlatform",
+        ),
+        ("FROM scratch\nARG GITHUB_TOKEN\nENV PUBLIC_KEY=1 KEY_FILE=2 MONKEY=3\nENV apikey=4\n", "2 SecretsUsedInArgOrEnv|4 SecretsUsedInArgOrEnv"),
+        ("ARG EMPTY\nFROM busybox:${EMPTY}\n", "2 InvalidDefaultArgInFrom"),
+        ("ARG EMPTY\nFROM busybox:${EMPTY:-latest}\n", ""),
+        (
+            "FROM --platform=linux/amd64 busybox AS b\nFROM --platform=linux/amd64 busybox AS on-amd64\nFROM --platform=$BUILDPLATFORM busybox\n",
+            "1 FromPlatformFlagConstDisallowed",
+        ),
+        ("FROM scratch\nCOPY notes.md keep.txt /\nADD ./sub/x.md /\nCOPY --from=busybox x.md /\n", "2 CopyIgnoredFile|3 CopyIgnoredFile"),
+        ("# words\nFROM busybox AS b\n", ""),
+        (
+            "# check=experimental=all\n# words\nFROM busybox AS b\n# b is fine\nFROM busybox AS b2\n# K is it\nARG K\n# no\n\nARG L\n",
+            "3 InvalidDefinitionDescription|5 InvalidDefinitionDescription",
+        ),
+        ("FROM scratch\nEXPOSE 80/TCP\nEXPOSE 1.2.3.4:5:6 7:8\n", "2 ExposeProtoCasing|3 ExposeInvalidFormat|3 ExposeInvalidFormat"),
+        ("# check=skip=all\nFROM scratch AS Upper\nMAINTAINER me\n", ""),
+        ("# check=skip=StageNameCasing\nFROM scratch AS Upper\nMAINTAINER me\n", "3 MaintainerDeprecated"),
+        ("FROM scratch\n# check=skip=LegacyKeyValueFormat\nENV a b\nENV c d\n", "4 LegacyKeyValueFormat"),
+    ] {
+        let mut given = options(text);
+        // Arguments count for what a FROM comes to, not for its defaults.
+        given.build_args = vec![("EMPTY".to_owned(), "latest".to_owned())];
+        given.context_ignore = Some(IgnoreFile::parse(b"**/*.md\n").expect("patterns"));
+        assert_eq!(findings(given).join("|"), expected, "{text}");
+    }
+}
+
+#[test]
+fn a11_6_an_ignore_file_that_lets_anything_in_again_silences_its_rule() {
+    let mut given = options("FROM scratch\nCOPY notes.md /\n");
+    given.context_ignore = Some(IgnoreFile::parse(b"*.md\n!other.md\n").expect("patterns"));
+    assert_eq!(findings(given), [""; 0]);
+}
+
+mod random_files {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LINES: &[&str] = &[
+        "ARG A=1",
+        "ARG A B=$A",
+        "FROM busybox",
+        "FROM busybox AS one",
+        "FROM one AS two",
+        "FROM scratch AS three",
+        "FROM triggers AS assets",
+        "FROM --platform=$BUILDPLATFORM busybox AS $A",
+        "FROM two",
+        "RUN make $A",
+        "RUN --mount=from=one,target=/m --mount=type=cache,target=c x",
+        "RUN --mount=from=later,target=/m x",
+        "COPY a b/",
+        "COPY --from=one --link a /b",
+        "COPY --from=three . .",
+        "COPY --from=0 / /",
+        "ADD http://h/x https://h/r.git a /d/",
+        "WORKDIR w",
+        "USER $A",
+        "ENV A=$B C=${A:-x}",
+        "LABEL l=$C",
+        "EXPOSE 80 $A",
+        "VOLUME /v $A",
+        "CMD x",
+        "ENTRYPOINT [\"e\"]",
+        "HEALTHCHECK CMD x",
+        "SHELL [\"/bin/sh\", \"-c\"]",
+        "ONBUILD COPY --from=one x y",
+        "ONBUILD RUN z",
+        "STOPSIGNAL TERM",
+        "MAINTAINER me",
+    ];
+
+    proptest! {
+        #[test]
+        fn either_compile_soundly_or_say_what_is_wrong(picked in prop::collection::vec(0..LINES.len(), 1..40), both in any::<bool>()) {
+            let lines: Vec<&str> = picked.iter().map(|&line| LINES[line]).collect();
+            let given = || {
+                let mut given = options(&lines.join("\n"));
+                if both {
+                    given.platforms = vec![platform("linux/amd64"), platform("linux/arm64")];
+                }
+                given
+            };
+            match (compile_with(given()), compile_with(given())) {
+                (Ok(first), Ok(second)) => {
+                    prop_assert_eq!(dump(&first), dump(&second));
+                    prop_assert_eq!(first.targets.len(), if both { 2 } else { 1 });
+                    for target in &first.targets {
+                        let needed = first.graph.reachable(target.vertex.as_slice());
+                        for entry in &target.history {
+                            // What history says made a layer is part of the image.
+                            if let HistoryEntry::New { vertex: Some(vertex), .. } = entry {
+                                prop_assert!(needed.contains(vertex));
+                            }
+                        }
+                    }
+                }
+                (Err(first), Err(second)) => {
+                    prop_assert!(first.iter().any(|problem| problem.severity == Severity::Error));
+                    prop_assert_eq!(first, second);
+                }
+                _ => prop_assert!(false, "equal inputs, different outcomes"),
+            }
+        }
+    }
 }
