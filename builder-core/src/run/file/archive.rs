@@ -57,6 +57,17 @@ pub(super) fn decompress<'a>(compressed: impl Read + 'a, compression: Compressio
     })
 }
 
+/// The stream that an archive holds, however it is compressed: the build context on standard input.
+///
+/// # Errors
+/// A stream that can't be read or begun.
+pub fn open_archive<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+    let mut start = [0; 6];
+    let size = read_up_to(&mut archive, &mut start)?;
+    let compression = compression_of(&start[..size]);
+    decompress(io::Cursor::new(start).take(size as u64).chain(archive), compression)
+}
+
 fn compression_of(start: &[u8]) -> Compression {
     match start {
         [0x1f, 0x8b, ..] => Compression::Gzip,

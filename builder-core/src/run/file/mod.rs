@@ -10,6 +10,8 @@ mod archive;
 mod copy;
 mod select;
 
+pub use archive::open_archive;
+
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
