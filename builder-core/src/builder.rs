@@ -33,6 +33,7 @@ use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
 use crate::source::image::{ImageSources, Progress};
 use crate::source::local::LocalTree;
+use crate::source::remote::RemoteSources;
 use crate::source::tree::resolve;
 
 /// Largest file that a frontend may ask for. Definitions and ignore files have kilobytes.
@@ -100,8 +101,16 @@ impl Builder {
     /// Why the build ended.
     pub async fn build(&self, request: BuildRequest, events: Arc<dyn EventSink>, cancel: CancellationToken) -> Result<BuildReport, BuildError> {
         let sources = ImageSources::new(self.config.registries.clone(), Arc::clone(&self.config.credentials), Arc::clone(&self.store));
-        let build =
-            Build { store: &self.store, config: &self.config, request, sources: Arc::new(sources), tasks: Arc::new(Tasks::new(events)), cancel };
+        let remotes = RemoteSources::new(&self.config.registries, &self.store, request.secrets.clone(), request.ssh.clone());
+        let build = Build {
+            store: &self.store,
+            config: &self.config,
+            request,
+            sources: Arc::new(sources),
+            remotes: Arc::new(remotes),
+            tasks: Arc::new(Tasks::new(events)),
+            cancel,
+        };
         let outcome = build.run().await;
         if outcome.is_err() {
             build.tasks.cancel_the_rest();
@@ -116,6 +125,7 @@ struct Build<'a> {
     config: &'a BuilderConfig,
     request: BuildRequest,
     sources: Arc<ImageSources>,
+    remotes: Arc<RemoteSources>,
     tasks: Arc<Tasks>,
     cancel: CancellationToken,
 }
@@ -134,6 +144,7 @@ impl Build<'_> {
             needed: needed.clone(),
             store: Arc::clone(self.store),
             sources: Arc::clone(&self.sources),
+            remotes: Arc::clone(&self.remotes),
             contexts: self.request.contexts.clone(),
             settings: self.exec_settings(),
             tasks: Arc::clone(&self.tasks),

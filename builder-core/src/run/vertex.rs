@@ -33,6 +33,7 @@ use crate::scheduler::state::VertexState;
 use crate::scheduler::{Answer, LookUp, Run, Work};
 use crate::source::image::{ImageSources, Progress};
 use crate::source::local::LocalTree;
+use crate::source::remote::RemoteSources;
 
 /// How many lookups read tables or walk directories at a time: hashing is bound by processors and the disk.
 const PARALLEL_LOOKUPS: usize = 4;
@@ -70,6 +71,7 @@ pub struct Vertices {
     graph: Graph,
     store: Arc<Store>,
     sources: Arc<ImageSources>,
+    remotes: Arc<RemoteSources>,
     contexts: BTreeMap<String, LocalContext>,
     settings: Arc<ExecSettings>,
     tasks: Arc<Tasks>,
@@ -94,6 +96,8 @@ pub struct VerticesOf {
     pub store: Arc<Store>,
     /// Where images come from.
     pub sources: Arc<ImageSources>,
+    /// Where files of web servers and commits come from.
+    pub remotes: Arc<RemoteSources>,
     /// Directories by name.
     pub contexts: BTreeMap<String, LocalContext>,
     /// For processes.
@@ -113,7 +117,7 @@ impl Vertices {
     /// The vertices of `build`; announces the needed ones.
     #[must_use]
     pub fn new(build: VerticesOf) -> Self {
-        let VerticesOf { graph, needed, store, sources, contexts, settings, tasks, parallel } = build;
+        let VerticesOf { graph, needed, store, sources, remotes, contexts, settings, tasks, parallel } = build;
         let hidden = tasks.plan("", None);
         let mut task_of = vec![hidden; graph.ids().count()];
         let mut image_tasks = Vec::new();
@@ -131,6 +135,7 @@ impl Vertices {
             graph,
             store,
             sources,
+            remotes,
             contexts,
             settings: Arc::new(settings),
             tasks,
@@ -445,13 +450,13 @@ impl Vertices {
             .await?
     }
 
-    async fn run_source(self: &Arc<Self>, vertex: VertexId, source: &SourceOp, _cancel: &CancellationToken) -> Result<Run<Self>, VertexFailure> {
+    async fn run_source(self: &Arc<Self>, vertex: VertexId, source: &SourceOp, cancel: &CancellationToken) -> Result<Run<Self>, VertexFailure> {
         self.tasks.start(self.task(vertex));
-        let what = match source {
-            SourceOp::Http { url, .. } | SourceOp::Git { url, .. } => url.as_str(),
-            SourceOp::Image { .. } | SourceOp::Local { .. } => "a source that needs no run",
-        };
-        Err(failure(format!("cannot fetch {what}: this version of rbuild has no such source")))
+        tokio::select! {
+            biased;
+            stack = self.remotes.fetch(source) => Ok(Run::Made(VertexValue { tree: TreeValue::Stack(stack?), created: SystemTime::UNIX_EPOCH })),
+            () = cancel.cancelled() => Ok(Run::Stopped),
+        }
     }
 
     /// Makes `layer` on `below` the result of a vertex: published, then committed with its records.

@@ -10,5 +10,6 @@ pub mod oci_layout;
 pub(crate) mod pattern;
 mod pull;
 mod remembered;
+pub mod remote;
 pub(crate) mod stack;
 pub mod tree;
