@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use builder_snapshot::layer::TimePolicy;
+use builder_snapshot::toc::LayerId;
 use futures_util::future::join_all;
 
 use super::annotations::Annotations;
 use super::{ExportError, blocking};
+use crate::cache::LayerBlob;
 use crate::content::{Store, StoreError};
 use crate::image::FinalImage;
 use crate::layer;
@@ -50,6 +52,15 @@ pub(super) struct OneImage {
     pub(super) config_bytes: Vec<u8>,
     pub(super) layers: Vec<Descriptor>,
     pub(super) diff_ids: Vec<DiffId>,
+    /// Which layers of the store, and in which form, those are that rbuild made.
+    pub(super) made_from: Vec<Option<(LayerId, TimePolicy)>>,
+}
+
+/// A layer as a blob.
+struct Packed {
+    diff_id: DiffId,
+    blob: Descriptor,
+    made_from: Option<(LayerId, TimePolicy)>,
 }
 
 impl Documents {
@@ -150,8 +161,10 @@ pub(super) async fn make(
     Ok(Documents { images: all, index, top })
 }
 
-fn document(form: &Form, image: &FinalImage, layers: Vec<(DiffId, Descriptor)>) -> OneImage {
-    let (diff_ids, layers): (Vec<_>, Vec<_>) = layers.into_iter().unzip();
+fn document(form: &Form, image: &FinalImage, packed: Vec<Packed>) -> OneImage {
+    let diff_ids: Vec<DiffId> = packed.iter().map(|layer| layer.diff_id).collect();
+    let made_from = packed.iter().map(|layer| layer.made_from).collect();
+    let layers: Vec<Descriptor> = packed.into_iter().map(|layer| layer.blob).collect();
     let config_bytes = image.config_json(&diff_ids);
     let config = described(if form.oci { media::OCI_CONFIG } else { media::DOCKER_CONFIG }, &config_bytes);
     let media_type = if form.oci { media::OCI_MANIFEST } else { media::DOCKER_MANIFEST };
@@ -165,7 +178,7 @@ fn document(form: &Form, image: &FinalImage, layers: Vec<(DiffId, Descriptor)>) 
         os_features: image.document.os_features.clone(),
         ..PlatformObject::from(&image.platform)
     });
-    OneImage { manifest, manifest_bytes, config, config_bytes, layers, diff_ids }
+    OneImage { manifest, manifest_bytes, config, config_bytes, layers, diff_ids, made_from }
 }
 
 /// The layers of an image as blobs, in order.
@@ -175,41 +188,46 @@ async fn layers(
     store: &Arc<Store>,
     sources: &ImageSources,
     progress: &dyn Progress,
-) -> Result<Vec<(DiffId, Descriptor)>, ExportError> {
-    let from_images: Vec<DiffId> = image.stack.layers.iter().filter(|layer| layer.is_from_image()).map(|layer| DiffId(layer.id.0)).collect();
-    let mut theirs = if form.blobs { sources.ensure_blobs(&from_images, progress).await? } else { sources.claimed_blobs(&from_images)? }.into_iter();
+) -> Result<Vec<Packed>, ExportError> {
+    // A base that was built here has its layers in the store: they are packed as this build's own, so its names need no blobs.
+    let mut made = Vec::with_capacity(image.stack.layers.len());
+    for layer in &image.stack.layers {
+        made.push(if layer.is_from_image() { sources.made_here(DiffId(layer.id.0))? } else { Some((layer.id, form.times)) });
+    }
+    let foreign: Vec<DiffId> = image.stack.layers.iter().zip(&made).filter(|(_, made)| made.is_none()).map(|(layer, _)| DiffId(layer.id.0)).collect();
+    let brought = if form.blobs { sources.ensure_blobs(&foreign, progress).await? } else { sources.claimed_blobs(&foreign)? };
+    let mut brought = brought.into_iter();
     // Each layer's pieces are compressed by several threads already; a few at once hide the waits of small ones.
     let permits = tokio::sync::Semaphore::new(layer::threads());
-    let work = image.stack.layers.iter().map(|layer| {
-        let original = if layer.is_from_image() { theirs.next() } else { None };
-        let (permits, form, store, id) = (&permits, form, Arc::clone(store), layer.id);
+    let work = image.stack.layers.iter().zip(made).map(|(layer, made_from)| {
+        let original = if made_from.is_none() { brought.next() } else { None };
+        let (permits, store, id) = (&permits, Arc::clone(store), layer.id);
         async move {
             // The semaphore is never closed.
             let _permit = permits.acquire().await.ok();
-            let (times, compression) = (form.times, form.compression);
-            let (diff_id, digest, size, packing) = match original {
-                Some(blob) if form.force && form.blobs => {
-                    let diff_id = DiffId(id.0);
-                    let made = blocking(move || Ok(layer::recompressed(&store, diff_id, &blob.digest, compression, layer::threads())?)).await?;
-                    (diff_id, made.digest, made.size, layer::packing(compression))
-                }
-                Some(blob) => {
-                    // The name in the original manifest may be Docker's or OCI's; what it says about packing is kept.
-                    let packing = Packing::of_media_type(&blob.media_type).unwrap_or(Packing::Gzip);
-                    (DiffId(id.0), blob.digest, blob.size, packing)
-                }
-                None if form.blobs => {
+            let compression = form.compression;
+            let (blob, packing) = match (made_from, original) {
+                (Some((id, times)), _) if form.blobs => {
                     let made = blocking(move || Ok(layer::layer_blob(&store, id, times, compression, layer::threads())?)).await?;
-                    (made.diff_id, made.digest, made.size, layer::packing(compression))
+                    (made, layer::packing(compression))
                 }
-                None => {
-                    let named = blocking(move || Ok(layer::layer_name(&store, id, times)?)).await?;
-                    (named.diff_id, named.digest, named.size, Packing::Plain)
+                (Some((id, times)), _) => (blocking(move || Ok(layer::layer_name(&store, id, times)?)).await?, Packing::Plain),
+                (None, Some(original)) if form.force && form.blobs => {
+                    let diff_id = DiffId(id.0);
+                    let made = blocking(move || Ok(layer::recompressed(&store, diff_id, &original.digest, compression, layer::threads())?));
+                    (made.await?, layer::packing(compression))
                 }
+                (None, Some(original)) => {
+                    // The type in the original manifest may be Docker's or OCI's; what it says about packing is kept.
+                    let packing = Packing::of_media_type(&original.media_type).unwrap_or(Packing::Gzip);
+                    (LayerBlob { diff_id: DiffId(id.0), digest: original.digest, size: original.size }, packing)
+                }
+                (None, None) => return Err(ExportError::Internal(format!("no blob was brought for layer {}", id.0))),
             };
             let media_type = packing.layer_media_type(form.oci).to_owned();
+            let LayerBlob { diff_id, digest, size } = blob;
             let blob = Descriptor { media_type, digest, size, urls: Vec::new(), annotations: BTreeMap::new(), platform: None };
-            Ok::<_, ExportError>((diff_id, blob))
+            Ok::<_, ExportError>(Packed { diff_id, blob, made_from })
         }
     });
     join_all(work.collect::<Vec<_>>()).await.into_iter().collect()

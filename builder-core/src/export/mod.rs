@@ -14,6 +14,9 @@ mod layout;
 mod rootfs;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -30,7 +33,7 @@ use crate::image::FinalImage;
 use crate::layer::LayerBlobError;
 use crate::oci::{Reference, Sha256Digest};
 use crate::request::{BuiltImage, Compression, Output, OutputDest, OutputKind, Timestamps};
-use crate::source::image::{ImageSources, Progress, STORE_LOCATION, SourceError};
+use crate::source::image::{ImageSources, Progress, SourceError, made_here_location};
 
 use documents::{Documents, Form};
 
@@ -242,9 +245,11 @@ fn name(documents: &Documents, tags: &[Reference], store: &Store) -> Result<(), 
     documents.keep(store)?;
     let mut origins = Vec::new();
     for image in &documents.images {
-        for (diff_id, layer) in image.diff_ids.iter().zip(&image.layers) {
-            let origin = BlobOrigin { digest: layer.digest, media_type: layer.media_type.clone(), size: layer.size, location: STORE_LOCATION.into() };
-            origins.push((*diff_id, origin));
+        for ((diff_id, layer), made_from) in image.diff_ids.iter().zip(&image.layers).zip(&image.made_from) {
+            if let Some((id, times)) = *made_from {
+                let location = made_here_location(id, times);
+                origins.push((*diff_id, BlobOrigin { digest: layer.digest, media_type: layer.media_type.clone(), size: layer.size, location }));
+            }
         }
     }
     store.db().put_blob_origins(&origins)?;

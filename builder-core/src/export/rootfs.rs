@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use builder_snapshot::TreePath;
+use builder_snapshot::layer::{self, TimePolicy};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, TocEntry};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
@@ -139,9 +140,24 @@ fn conflicts(trees: &Trees) -> Result<(), ExportError> {
     Ok(())
 }
 
+/// All trees as one tar, each below a directory of its own if they are split.
 fn write_trees(trees: &Trees, split: bool, out: &mut dyn Write) -> Result<(), ExportError> {
-    let _ = (trees, split, out);
-    todo!()
+    let prefixes: Vec<TreePath> =
+        trees.iter().map(|(platform, _)| if split { TreePath::root().child(directory_of(platform).as_bytes()) } else { TreePath::root() }).collect();
+    let mut table = Toc::default();
+    for ((_, tree), prefix) in trees.iter().zip(&prefixes) {
+        table.entries.extend(prefixed(&tree.toc, prefix).entries);
+    }
+    table.entries.sort_by(|a, b| a.path.cmp(&b.path));
+    table.entries.dedup_by(|a, b| a.path == b.path);
+    let mut open = |path: &TreePath| {
+        let found = trees.iter().zip(&prefixes).find_map(|((_, tree), prefix)| {
+            let below = path.below(prefix)?;
+            tree.toc.get(&below).is_some().then(|| tree.open_file(&below))
+        });
+        found.unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))
+    };
+    Ok(layer::write_tar_of(&table, &mut open, TimePolicy::Keep, out)?)
 }
 
 /// Writes a tree below a directory.

@@ -13,6 +13,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use builder_snapshot::layer::TimePolicy;
+use builder_snapshot::toc::LayerId;
+
 use crate::cache::{BlobOrigin, ImageEntry};
 use crate::content::{Stack, Store, StoreError};
 use crate::frontend::{NeedLocation, ResolvedImage};
@@ -275,6 +278,12 @@ impl ImageSources {
         Ok(())
     }
 
+    /// The layer of this store whose tar has the diff ID `layer`, if rbuild made one and named an image with it.
+    pub(crate) fn made_here(&self, layer: DiffId) -> Result<Option<(LayerId, TimePolicy)>, SourceError> {
+        let origins = self.store.db().blob_origins(layer)?;
+        Ok(origins.iter().filter_map(|origin| made_here_of(&origin.location)).find(|(id, _)| self.store.has_layer(*id)))
+    }
+
     /// Brings and unpacks what is missing of `stack`; returns the layers' directories, bottom first.
     ///
     /// # Errors
@@ -301,8 +310,26 @@ impl ImageSources {
 pub(super) const LAYOUT_PREFIX: &str = "oci-layout:";
 /// Begins the location of blobs at an address of their own.
 pub(super) const FOREIGN_PREFIX: &str = "url:";
-/// Location of blobs that rbuild made: the store itself.
-pub const STORE_LOCATION: &str = "store:";
+/// Begins the location of layers that rbuild made: the store itself can make their blobs again.
+const STORE_PREFIX: &str = "store:";
+
+/// The location of a layer made here, in the form that has the diff ID in question.
+pub(crate) fn made_here_location(layer: LayerId, times: TimePolicy) -> String {
+    match times {
+        TimePolicy::Keep => format!("{STORE_PREFIX}keep:{}", layer.0.hex()),
+        TimePolicy::Clamp { epoch_seconds } => format!("{STORE_PREFIX}{epoch_seconds}:{}", layer.0.hex()),
+    }
+}
+
+/// Reads what [`made_here_location`] wrote.
+pub(super) fn made_here_of(location: &str) -> Option<(LayerId, TimePolicy)> {
+    let (times, layer) = location.strip_prefix(STORE_PREFIX)?.split_once(':')?;
+    let times = match times {
+        "keep" => TimePolicy::Keep,
+        seconds => TimePolicy::Clamp { epoch_seconds: seconds.parse().ok()? },
+    };
+    Some((LayerId(Sha256Digest::from_hex(layer)?), times))
+}
 
 fn diff_ids(config: &ImageDocument, manifest: &Manifest) -> Result<Vec<DiffId>, String> {
     if let Some(other) = manifest.layers.iter().find(|layer| !media::is_layer(&layer.media_type)) {

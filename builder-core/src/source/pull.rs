@@ -26,11 +26,11 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of};
+use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of, made_here_of};
 use crate::cache::{BlobOrigin, Key, LayerBlob, LayerForm};
 use crate::content::{BlobWriter, Stack, StackLayer, Store, StoreError};
-use crate::layer::Unpacked;
-use crate::oci::{ChainId, Descriptor, DiffId, Reference, Sha256Digest};
+use crate::layer::{Unpacked, layer_blob};
+use crate::oci::{ChainId, Descriptor, DiffId, Reference, Sha256Digest, media};
 use crate::registry::{BlobStream, RegistryError};
 use crate::request::Compression;
 use crate::source::oci_layout::Layout;
@@ -238,11 +238,19 @@ impl ImageSources {
             let file = Layout::new(path).open(&origin.digest).map_err(|e| Failure::Source(e.to_string()))?;
             return self.unpack(layer, origin, wish, Box::new(file), true).await;
         }
+        if let Some((id, times)) = made_here_of(&origin.location) {
+            let store = Arc::clone(&self.store);
+            let made = tokio::task::spawn_blocking(move || layer_blob(&store, id, times, Compression::Uncompressed, 1)).await;
+            let made = made.map_err(|e| Failure::Source(e.to_string()))?.map_err(|e| Failure::Source(e.to_string()))?;
+            let file = self.store.blobs().open(&made.digest)?;
+            let plain = BlobOrigin { digest: made.digest, size: made.size, media_type: media::OCI_LAYER.into(), ..origin.clone() };
+            return self.unpack(layer, &plain, wish, Box::new(file), false).await;
+        }
         if origin.location.starts_with(FOREIGN_PREFIX) {
             let stream = self.registry.foreign_blob(&descriptor_of(origin));
             return self.download(layer, origin, stream, wish, progress).await;
         }
-        let reference: Reference = origin.location.parse().map_err(|_| Failure::Source("it is not in the store any more".into()))?;
+        let reference: Reference = origin.location.parse().map_err(|e| Failure::Source(format!("{e}")))?;
         let blob = descriptor_of(origin);
         match self.download(layer, origin, self.registry.blob(&reference, &blob, false), wish.clone(), progress).await {
             // A mirror may have sent it.

@@ -17,7 +17,7 @@ pub(crate) mod xattr;
 pub use apply::apply;
 pub use extract::extract;
 pub use read::is_tar;
-pub use write::{WRITER_VERSION, write_tar};
+pub use write::{WRITER_VERSION, write_tar, write_tar_of};
 
 use crate::toc::Toc;
 

@@ -38,7 +38,28 @@ const MAX_OCTAL_11: u64 = 0o77_777_777_777;
 /// A file that is not as listed, a name that a tar cannot say, and what `out` fails with.
 pub fn write_tar(toc: &Toc, fs_dir: &Path, times: TimePolicy, out: &mut dyn Write) -> Result<(), LayerError> {
     let root = sys::fs::open_dir(fs_dir).map_err(SnapshotError::io("open layer", fs_dir.display()))?;
-    let mut writer = Writer { out, times, dirs: OpenDirs::new(root), piece: vec![0; PIECE_BYTES] };
+    let mut dirs = OpenDirs::new(root);
+    let mut open = |path: &TreePath| {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(io::Error::other("it is no file"));
+        };
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        Ok(File::from(fs::openat(dirs.get(&parent)?, sys::fs::name(name), flags, Mode::empty())?))
+    };
+    write_tar_of(toc, &mut open, times, out)
+}
+
+/// As [`write_tar`], with the files from wherever `open` finds them: for a table that was merged from several layers.
+///
+/// # Errors
+/// As [`write_tar`].
+pub fn write_tar_of(
+    toc: &Toc,
+    open: &mut dyn FnMut(&TreePath) -> io::Result<File>,
+    times: TimePolicy,
+    out: &mut dyn Write,
+) -> Result<(), LayerError> {
+    let mut writer = Writer { out, times, open, piece: vec![0; PIECE_BYTES] };
     for entry in &toc.entries {
         writer.entry(toc, &entry.path, &entry.node, &entry.meta)?;
     }
@@ -49,7 +70,7 @@ pub fn write_tar(toc: &Toc, fs_dir: &Path, times: TimePolicy, out: &mut dyn Writ
 struct Writer<'a> {
     out: &'a mut dyn Write,
     times: TimePolicy,
-    dirs: OpenDirs,
+    open: &'a mut dyn FnMut(&TreePath) -> io::Result<File>,
     piece: Vec<u8>,
 }
 
@@ -200,14 +221,7 @@ impl Writer<'_> {
     /// The bytes of the file at `path`, which must be as many as the table says.
     fn content(&mut self, path: &TreePath, size: u64) -> Result<(), LayerError> {
         let not_as_listed = |reason: String| LayerError::NotAsListed { path: path.display(), reason };
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-            return Err(not_as_listed("it is no file".to_owned()));
-        };
-        let open = |dir: std::os::fd::BorrowedFd<'_>| -> io::Result<File> {
-            let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            Ok(File::from(fs::openat(dir, sys::fs::name(name), flags, Mode::empty())?))
-        };
-        let mut file = self.dirs.get(&parent).and_then(open).map_err(|e| not_as_listed(e.to_string()))?;
+        let mut file = (self.open)(path).map_err(|e| not_as_listed(e.to_string()))?;
         let stat = fs::fstat(&file).map_err(|e| not_as_listed(e.to_string()))?;
         if sys::fs::file_type(&stat) != FileType::RegularFile || u64::try_from(stat.st_size) != Ok(size) {
             return Err(not_as_listed(format!("it should be a file of {size} bytes")));
