@@ -5,10 +5,14 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use builder_snapshot::TreePath;
+use builder_snapshot::exec::stubs::{self, StubKind};
 use builder_snapshot::exec::{
     self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, SandboxMount, SandboxMountSource,
     SecurityMode, Ulimit,
 };
+use builder_snapshot::snapshot::ActiveSnapshot;
+use builder_snapshot::toc::Timestamp;
+use builder_snapshot::tree::MergedTree;
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 /// Where Debian's busybox-static has it.
@@ -411,4 +415,40 @@ fn many_threads_run_at_once_and_the_caller_is_not_changed() {
         }
     });
     assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").expect("proc"), before);
+}
+
+#[test]
+fn a8_2_mount_points_and_the_sandboxs_directories_never_enter_the_layer() {
+    let root = Root::new();
+    for path in ["etc/hosts", "etc/resolv.conf"] {
+        std::fs::remove_file(root.path(path)).expect("rm");
+    }
+    for path in ["proc", "sys", "dev"] {
+        std::fs::remove_dir(root.path(path)).expect("rmdir");
+    }
+    let lowers = vec![root.directory.path().to_owned()];
+    let run = |script: &str, target: Option<&str>| {
+        let temporary = tempfile::tempdir().expect("a temporary directory");
+        let snapshot = ActiveSnapshot::create(temporary.path(), &lowers).expect("create");
+        let mut targets = stubs::standard_targets();
+        targets.extend(target.map(|target| (tree_path(target), StubKind::Dir)));
+        let tree = MergedTree::open(&lowers).expect("open");
+        let top = stubs::prepare(&tree, &targets, &temporary.path().join("stubs")).expect("stubs");
+        let mut spec = root.spec(&["sh", "-c", script]);
+        spec.root = snapshot.mount(top.as_deref()).expect("mount");
+        spec.cwd = "/tmp".into();
+        if let Some(target) = target {
+            spec.mounts = vec![mount(target, false, SandboxMountSource::Tmpfs { size_bytes: None, mode: 0o755 })];
+        }
+        let mut output = Captured::default();
+        let report = exec::run(spec, &mut output, None).expect(script);
+        assert_eq!(report, ExitReport::Exited(0), "{script}: {}", output.stderr);
+        let layer = snapshot.commit(Timestamp { seconds: 0, nanos: 0 }).expect("commit");
+        layer.toc.entries.iter().map(|entry| entry.path.display()).filter(|path| !path.is_empty() && path != "/").collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(run("true", Some("new/deep/er")), "");
+    assert_eq!(run("touch /dev/mine /dev/shm/x; busybox mkdir -p /dev/shm/y; cat /etc/hosts /etc/resolv.conf", None), "");
+    assert_eq!(run("busybox mkdir /made/x; busybox mkdir /made2", Some("made")), "/made2");
+    assert_eq!(run("echo x > /mnt/lost", Some("mnt")), "");
+    assert_eq!(run("echo kept > /etc/kept", None), "/etc /etc/kept");
 }

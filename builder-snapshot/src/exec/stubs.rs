@@ -1,10 +1,23 @@
 //! Mount points that the image lacks, kept out of the layer.
+//!
+//! A mount needs something to stand on. What is missing is made in a directory of its own that becomes the topmost lower layer of the overlay, so that
+//! it is there for the step and never in the step's own changes. Where an ancestor of a mount point exists, the stub's copy of it has the same mode,
+//! owner, times and attributes: in an overlay the topmost directory's metadata is what is seen.
+//!
+//! Symbolic links of the image are resolved inside it: a mount on `/var/run/x` with `/var/run -> /run` needs its stub at `/run/x`.
 
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
 use super::error::StubError;
 use crate::path::TreePath;
-use crate::tree::MergedTree;
+use crate::toc::Meta;
+use crate::tree::{FoundKind, MergedTree};
 
 /// What is mounted on a target.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +40,111 @@ pub fn standard_targets() -> Vec<(TreePath, StubKind)> {
 /// Makes, in the new directory `dir`, the mount points among `targets` that `tree` lacks. The result is given to
 /// [`crate::snapshot::ActiveSnapshot::mount`] as `top_lower`; none if nothing is missing.
 ///
+/// Targets below other targets are left to the sandbox: what is mounted above them decides whether they are there.
+///
 /// # Errors
 /// Something else is where a mount point has to be, or `dir` cannot be written.
-pub fn prepare(_tree: &MergedTree, _targets: &[(TreePath, StubKind)], _dir: &Path) -> Result<Option<PathBuf>, StubError> {
-    todo!()
+pub fn prepare(tree: &MergedTree, targets: &[(TreePath, StubKind)], dir: &Path) -> Result<Option<PathBuf>, StubError> {
+    let mut stubs: BTreeMap<TreePath, Stub> = BTreeMap::new();
+    for (target, kind) in targets {
+        let covered = targets.iter().any(|(other, kind)| *kind == StubKind::Dir && target.below(other).is_some_and(|below| !below.is_root()));
+        if !covered {
+            plan(tree, target, *kind, &mut stubs)?;
+        }
+    }
+    if stubs.values().all(|stub| matches!(stub, Stub::Copy(_))) {
+        return Ok(None);
+    }
+    make(&TreePath::root(), || fs::create_dir(dir))?;
+    for (path, stub) in &stubs {
+        let place = dir.join(path.as_path());
+        match stub {
+            Stub::Copy(_) | Stub::NewDir if path.is_root() => {}
+            Stub::Copy(_) | Stub::NewDir => make(path, || fs::create_dir(&place))?,
+            Stub::NewFile => make(path, || fs::File::create_new(&place).map(drop))?,
+        }
+    }
+    // Children before parents, whose times change when something is made in them.
+    for (path, stub) in stubs.iter().rev() {
+        let place = dir.join(path.as_path());
+        make(path, || match stub {
+            Stub::Copy(meta) => copy_meta(&place, meta),
+            Stub::NewDir => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o755))?),
+            Stub::NewFile => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o644))?),
+        })?;
+    }
+    Ok(Some(dir.to_owned()))
+}
+
+/// One entry of the directory of mount points.
+enum Stub {
+    /// A directory that the image has, with its metadata.
+    Copy(Meta),
+    /// One that it lacks.
+    NewDir,
+    /// A file that it lacks.
+    NewFile,
+}
+
+fn plan(tree: &MergedTree, target: &TreePath, kind: StubKind, stubs: &mut BTreeMap<TreePath, Stub>) -> Result<(), StubError> {
+    let resolution = tree.resolve(target)?;
+    let real = resolution.path;
+    if let Some(found) = resolution.found {
+        return match (kind, &found.kind) {
+            (StubKind::Dir, FoundKind::Dir) => Ok(()),
+            // Anything but a directory can be covered by a file.
+            (StubKind::File, kind) if *kind != FoundKind::Dir => Ok(()),
+            (kind, there) => Err(in_the_way(target, &real, there, kind)),
+        };
+    }
+    let mut ancestor = real.parent();
+    while let Some(path) = ancestor {
+        ancestor = path.parent();
+        if stubs.contains_key(&path) {
+            continue;
+        }
+        let stub = match tree.lookup(&path)? {
+            Some(found) if found.kind == FoundKind::Dir => Stub::Copy(found.meta),
+            Some(found) => return Err(in_the_way(target, &path, &found.kind, StubKind::Dir)),
+            // A tree without layers has no root entry; it shows as any new directory.
+            None => Stub::NewDir,
+        };
+        stubs.insert(path, stub);
+    }
+    stubs.entry(real).or_insert(if kind == StubKind::Dir { Stub::NewDir } else { Stub::NewFile });
+    Ok(())
+}
+
+fn in_the_way(target: &TreePath, path: &TreePath, found: &FoundKind, wanted: StubKind) -> StubError {
+    StubError::InTheWay {
+        target: target.display(),
+        path: path.display(),
+        found: match found {
+            FoundKind::File { .. } => "a file",
+            FoundKind::Dir => "a directory",
+            FoundKind::Symlink { .. } => "a symbolic link",
+            FoundKind::CharDevice { .. } | FoundKind::BlockDevice { .. } => "a device",
+            FoundKind::Fifo => "a named pipe",
+            FoundKind::Socket => "a socket",
+        },
+        wanted: match wanted {
+            StubKind::Dir => "a directory",
+            StubKind::File => "a file",
+        },
+    }
+}
+
+fn make(path: &TreePath, action: impl FnOnce() -> io::Result<()>) -> Result<(), StubError> {
+    action().map_err(|source| StubError::Io { path: path.display(), source })
+}
+
+fn copy_meta(place: &Path, meta: &Meta) -> io::Result<()> {
+    rustix::fs::chownat(CWD, place, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+    rustix::fs::chmod(place, Mode::from_raw_mode(meta.mode))?;
+    for (name, value) in &meta.xattrs {
+        rustix::fs::lsetxattr(place, std::ffi::OsStr::from_bytes(name), value, XattrFlags::empty())?;
+    }
+    let time = Timespec { tv_sec: meta.mtime.seconds, tv_nsec: meta.mtime.nanos.into() };
+    let times = Timestamps { last_access: time, last_modification: time };
+    Ok(rustix::fs::utimensat(CWD, place, &times, AtFlags::SYMLINK_NOFOLLOW)?)
 }
