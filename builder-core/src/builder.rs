@@ -136,6 +136,7 @@ impl Build<'_> {
         for warning in &compiled.warnings {
             self.tasks.warning(warning.clone());
         }
+        let epoch = self.request.source_date_epoch.or(compiled.source_date_epoch);
         let Compiled { graph, targets, .. } = compiled;
         let wanted: Vec<VertexId> = targets.iter().filter_map(|target| target.vertex).collect();
         let needed = graph.reachable(&wanted);
@@ -152,8 +153,8 @@ impl Build<'_> {
         }));
         let scheduled = scheduler::run(Arc::clone(&vertices), &graph, &wanted, self.config.max_parallel, &self.cancel).await;
         let results = scheduled.map_err(|ended| step_error(&graph, ended))?;
-        let images = self.assemble(&targets, &results)?;
-        let exported = self.export(&images).await?;
+        let images = assemble(&targets, &results, epoch).map_err(|cause| BuildError::Internal(cause.to_string()))?;
+        let exported = self.export(&images, epoch).await?;
         vertices.finish_images();
         let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
         let (steps_run, steps_cached) = (count(VertexState::Done), count(VertexState::Cached));
@@ -224,21 +225,7 @@ impl Build<'_> {
         }
     }
 
-    fn assemble(&self, targets: &[TargetImage], results: &Results<VertexValue>) -> Result<Vec<FinalImage>, BuildError> {
-        let created = |vertex: VertexId| results.value(vertex).map_or(SystemTime::UNIX_EPOCH, |value| value.created);
-        targets
-            .iter()
-            .map(|target| {
-                let stack = match target.vertex.and_then(|vertex| results.value(vertex)) {
-                    Some(value) => value.tree.stack().map_err(|cause| BuildError::Internal(cause.to_string()))?.clone(),
-                    None => Stack::default(),
-                };
-                Ok(image::assemble(target, &stack, &created, self.request.source_date_epoch))
-            })
-            .collect()
-    }
-
-    async fn export(&self, images: &[FinalImage]) -> Result<Exported, BuildError> {
+    async fn export(&self, images: &[FinalImage], epoch: Option<i64>) -> Result<Exported, BuildError> {
         let name = export_name(&self.request.outputs, !self.request.tags.is_empty());
         let task = self.tasks.plan(name, None);
         self.tasks.start(task);
@@ -246,7 +233,7 @@ impl Build<'_> {
             outputs: &self.request.outputs,
             tags: &self.request.tags,
             annotations: &self.request.annotations,
-            source_date_epoch: self.request.source_date_epoch,
+            source_date_epoch: epoch,
             timestamps: self.request.timestamps,
         };
         let progress = TaskProgress { tasks: &self.tasks, task };
@@ -279,6 +266,20 @@ impl Build<'_> {
             Err(error) => tracing::debug!(%error, "cannot settle the store"),
         }
     }
+}
+
+fn assemble(targets: &[TargetImage], results: &Results<VertexValue>, epoch: Option<i64>) -> Result<Vec<FinalImage>, StepError> {
+    let created = |vertex: VertexId| results.value(vertex).map_or(SystemTime::UNIX_EPOCH, |value| value.created);
+    targets
+        .iter()
+        .map(|target| {
+            let stack = match target.vertex.and_then(|vertex| results.value(vertex)) {
+                Some(value) => value.tree.stack()?.clone(),
+                None => Stack::default(),
+            };
+            Ok(image::assemble(target, &stack, &created, epoch))
+        })
+        .collect()
 }
 
 fn read_file(context: &LocalContext, path: &str, store: &Store) -> Result<Option<Vec<u8>>, StepError> {

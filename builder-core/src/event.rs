@@ -211,7 +211,8 @@ impl Tasks {
 
     /// All tasks that began and did not end: the build ends without them.
     pub fn cancel_the_rest(&self) {
-        for number in 0..self.stages().len() {
+        let count = self.stages().len();
+        for number in 0..count {
             self.cancelled(TaskId(number as u64));
         }
     }

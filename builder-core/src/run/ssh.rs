@@ -20,7 +20,7 @@ const MAX_MESSAGE_BYTES: u32 = 256 * 1024;
 
 /// A socket that forwards to an agent for as long as this value lives.
 #[derive(Debug)]
-pub struct AgentProxy {
+pub(super) struct AgentProxy {
     socket: PathBuf,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
@@ -31,7 +31,7 @@ impl AgentProxy {
     ///
     /// # Errors
     /// An agent that cannot be reached; a socket that cannot be made.
-    pub fn start(agent: &Path, dir: &Path, mode: u32, owner: (u32, u32)) -> io::Result<Self> {
+    pub(super) fn start(agent: &Path, dir: &Path, mode: u32, owner: (u32, u32)) -> io::Result<Self> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
 
         UnixStream::connect(agent)?;
@@ -56,7 +56,7 @@ impl AgentProxy {
 
     /// The socket.
     #[must_use]
-    pub fn socket(&self) -> &Path {
+    pub(super) fn socket(&self) -> &Path {
         &self.socket
     }
 }
