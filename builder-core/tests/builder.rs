@@ -171,7 +171,6 @@ async fn a_layer_that_is_gone_is_no_hit() {
 }
 
 #[tokio::test]
-#[ignore = "exporters are being raised"]
 async fn d1_a_directory_holds_what_was_copied() {
     let (root, context, out) = (tempfile::tempdir().expect("tempdir"), context(), tempfile::tempdir().expect("tempdir"));
     let output = Output {
