@@ -637,7 +637,7 @@ mod tests {
     #[test]
     fn pax_records_may_hold_line_feeds_and_nothing_malformed() {
         let all = |bytes: &'static [u8]| pax_records(bytes).collect::<Result<Vec<_>, _>>();
-        assert_eq!(all(b"8 a=b\nc\n8 d=\0e\n"), Ok(vec![(&b"a"[..], &b"b\nc"[..]), (b"d", b"\0e")]));
+        assert_eq!(all(b"8 a=b\nc\n7 d=\0e\n"), Ok(vec![(&b"a"[..], &b"b\nc"[..]), (b"d", b"\0e")]));
         assert_eq!(all(b""), Ok(vec![]));
         for bad in
             [&b"6 a=b"[..], b"7 a=b\n", b"5 a=b\n", b"6 =ab\n", b"6 abc\n", b"+6 a=b\n", b" 6 a=b\n", b"06a=b\n", b"99999999999 a=b\n", b"6 a=b\n\0"]

@@ -231,7 +231,8 @@ impl TreeWriter {
         })?;
         if let Some(recorded) = self.table.meta_mut(path) {
             let mode = if is_link { 0o777 } else { meta.mode };
-            *recorded = Meta { mode, ..meta };
+            let xattrs = if is_dir || is_file { meta.xattrs } else { Vec::new() };
+            *recorded = Meta { mode, xattrs, ..meta };
         }
         Ok(())
     }
