@@ -1,0 +1,10 @@
+//! Trees, layers and their tars, through the crate's public doors.
+//!
+//! The properties need root: owners, devices, `trusted.*` attributes and overlay mounts are what they are about.
+
+mod costs;
+mod formats;
+mod hostile;
+mod properties;
+mod semantics;
+mod trees;

@@ -1,0 +1,194 @@
+//! What the crate believes about the kernel, asked of the kernel that runs these tests. A failing probe explains failing builds better than the builds do.
+//!
+//! They need root (mount, mknod, trusted.* attributes) and a writable temporary directory on a file system that can hold an overlay's upper directory.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
+
+fn need_root() {
+    assert!(rustix::process::geteuid().is_root(), "these probes ask for privileges: run them as root (in CI this is a failure, not a skip)");
+}
+
+struct Stack {
+    dir: tempfile::TempDir,
+}
+
+impl Stack {
+    fn new(lowers: usize) -> Self {
+        need_root();
+        let dir = tempfile::tempdir().expect("temporary directory");
+        for name in (0..lowers).map(|i| format!("l{i}")).chain(["upper".to_owned(), "work".to_owned()]) {
+            fs::create_dir(dir.path().join(name)).expect("directory");
+        }
+        Self { dir }
+    }
+
+    fn path(&self, below: &str) -> PathBuf {
+        self.dir.path().join(below)
+    }
+
+    fn mount(&self, lowers: &[&str]) -> Result<Mounted, (Errno, String)> {
+        let context = rustix::mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).expect("overlay is built into the kernel");
+        let set = |key: &str, value: PathBuf| rustix::mount::fsconfig_set_string(&context, key, value);
+        let result = lowers.iter().try_for_each(|lower| set("lowerdir+", self.path(lower)));
+        let result = result.and_then(|()| set("upperdir", self.path("upper"))).and_then(|()| set("workdir", self.path("work")));
+        let result = result.and_then(|()| rustix::mount::fsconfig_set_flag(&context, "volatile"));
+        let result = result.and_then(|()| rustix::mount::fsconfig_create(&context));
+        result.map_err(|errno| {
+            let mut log = [0_u8; 512];
+            let n = rustix::io::read(&context, &mut log).unwrap_or(0);
+            (errno, String::from_utf8_lossy(&log[..n]).into_owned())
+        })?;
+        let fd = rustix::mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty()).expect("fsmount");
+        Ok(Mounted(fd))
+    }
+}
+
+struct Mounted(OwnedFd);
+
+impl Mounted {
+    fn path(&self, below: &str) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.0.as_raw_fd().to_string()).join(below)
+    }
+}
+
+fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
+    let mut buffer = [0_u8; 256];
+    rustix::fs::lgetxattr(path, name, &mut buffer).ok().map(|n| buffer[..n].to_vec())
+}
+
+#[test]
+fn lowerdir_plus_mounts_detached_and_can_be_used_through_its_descriptor() {
+    let stack = Stack::new(2);
+    fs::write(stack.path("l0/a"), "bottom").expect("write");
+    fs::write(stack.path("l1/b"), "top").expect("write");
+    let mount = stack.mount(&["l1", "l0"]).map_err(|(e, log)| format!("{e}: {log}")).expect("lowerdir+ needs Linux 6.5");
+    assert_eq!(fs::read_to_string(mount.path("a")).expect("read"), "bottom");
+    fs::write(mount.path("c"), "new").expect("write");
+    assert_eq!(fs::read_to_string(stack.path("upper/c")).expect("read"), "new");
+    let mounts = fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+    assert!(!mounts.contains(stack.dir.path().to_str().expect("UTF-8")), "a detached mount is in nobody's table");
+}
+
+#[test]
+fn one_directory_twice_in_a_stack_is_refused() {
+    let stack = Stack::new(1);
+    let refused = stack.mount(&["l0", "l0"]).err();
+    assert!(refused.is_some(), "the kernel accepts duplicate lowers now: leaving them out is still right, and this probe can go");
+}
+
+#[test]
+fn five_hundred_layers_and_no_more() {
+    let stack = Stack::new(501);
+    let names: Vec<String> = (0..501).map(|i| format!("l{i}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert!(stack.mount(&names[..500]).is_ok());
+    let stack = Stack::new(501);
+    let (errno, log) = stack.mount(&names).err().expect("501 are too many");
+    assert_eq!(errno, Errno::INVAL);
+    assert!(log.contains("500"), "{log}");
+}
+
+#[test]
+fn removal_leaves_a_device_0_0_and_a_directory_made_anew_is_opaque() {
+    let stack = Stack::new(1);
+    for dir in ["gone", "anew", "anew/below"] {
+        fs::create_dir(stack.path("l0").join(dir)).expect("directory");
+    }
+    for file in ["a", "b"] {
+        fs::write(stack.path("l0").join(file), file).expect("write");
+    }
+    let mount = stack.mount(&["l0"]).map_err(|(e, _)| e).expect("mount");
+    for file in ["a", "b"] {
+        fs::remove_file(mount.path(file)).expect("remove");
+    }
+    fs::remove_dir(mount.path("gone")).expect("remove");
+    fs::remove_dir_all(mount.path("anew")).expect("remove");
+    fs::create_dir(mount.path("anew")).expect("directory");
+    for name in ["a", "b", "gone"] {
+        let meta = fs::symlink_metadata(stack.path("upper").join(name)).expect("whiteout");
+        assert!(meta.file_type().is_char_device() && meta.rdev() == 0, "{name}");
+    }
+    let links = fs::symlink_metadata(stack.path("upper/a")).expect("whiteout").nlink();
+    assert!(links > 1, "whiteouts share an inode: a hard-link table must not see them");
+    assert_eq!(xattr(&stack.path("upper/anew"), "trusted.overlay.opaque").as_deref(), Some(&b"y"[..]));
+}
+
+#[test]
+fn copy_up_keeps_times_and_leaves_marks_that_must_not_be_exported() {
+    let stack = Stack::new(1);
+    fs::write(stack.path("l0/f"), "f").expect("write");
+    let before = fs::metadata(stack.path("l0/f")).expect("stat");
+    let mount = stack.mount(&["l0"]).map_err(|(e, _)| e).expect("mount");
+    rustix::fs::chmod(mount.path("f"), Mode::from_raw_mode(0o600)).expect("chmod");
+    let after = fs::metadata(stack.path("upper/f")).expect("copied up");
+    assert_eq!((before.mtime(), before.mtime_nsec()), (after.mtime(), after.mtime_nsec()));
+    assert!(xattr(&stack.path("upper/f"), "trusted.overlay.origin").is_some());
+}
+
+#[test]
+fn renaming_a_lower_directory_is_exdev_without_redirects() {
+    let stack = Stack::new(1);
+    fs::create_dir(stack.path("l0/d")).expect("directory");
+    fs::write(stack.path("l0/d/f"), "f").expect("write");
+    let mount = stack.mount(&["l0"]).map_err(|(e, _)| e).expect("mount");
+    let result = rustix::fs::renameat(CWD, mount.path("d"), CWD, mount.path("e"));
+    assert_eq!(result, Err(Errno::XDEV), "else a layer would hold a redirect, which no other layer can read");
+}
+
+#[test]
+fn a_process_cannot_make_a_whiteout_through_the_overlay() {
+    let stack = Stack::new(1);
+    let mount = stack.mount(&["l0"]).map_err(|(e, _)| e).expect("mount");
+    let made = rustix::fs::mknodat(CWD, mount.path("w"), FileType::CharacterDevice, Mode::empty(), 0);
+    assert_eq!(made, Err(Errno::PERM));
+}
+
+#[test]
+fn openat2_confines() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    fs::create_dir(dir.path().join("root")).expect("directory");
+    fs::write(dir.path().join("root/passwd"), "inside").expect("write");
+    symlink("/passwd", dir.path().join("root/absolute")).expect("link");
+    symlink("../../../../passwd", dir.path().join("root/relative")).expect("link");
+    let root = File::open(dir.path().join("root")).expect("open");
+    let open = |path: &str, resolve| rustix::fs::openat2(root.as_fd(), path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), resolve);
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    assert_eq!(open("../root/passwd", beneath).err(), Some(Errno::XDEV));
+    assert_eq!(open("absolute", beneath).err(), Some(Errno::LOOP));
+    for link in ["absolute", "relative"] {
+        let file = File::from(open(link, ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS).expect("resolved inside"));
+        assert_eq!(std::io::read_to_string(file).expect("read"), "inside");
+    }
+}
+
+#[test]
+fn a_directory_and_a_file_can_be_bound_detached() {
+    need_root();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    fs::write(dir.path().join("f"), "f").expect("write");
+    let clone = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = rustix::mount::open_tree(CWD, dir.path(), clone).expect("directory");
+    assert_eq!(fs::read_to_string(Mounted(tree).path("f")).expect("read"), "f");
+    assert!(rustix::mount::open_tree(CWD, dir.path().join("f"), clone).is_ok(), "file");
+}
+
+#[test]
+fn a_change_of_owner_drops_capabilities_and_set_id_bits() {
+    need_root();
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let path = dir.path().join("f");
+    fs::write(&path, "f").expect("write");
+    let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    rustix::fs::setxattr(&path, "security.capability", capability, rustix::fs::XattrFlags::empty()).expect("set");
+    rustix::fs::chmod(&path, Mode::from_raw_mode(0o4755)).expect("chmod");
+    std::os::unix::fs::chown(&path, Some(1), Some(1)).expect("chown");
+    assert_eq!(xattr(&path, "security.capability"), None);
+    assert_eq!(fs::metadata(&path).expect("stat").mode() & 0o7777, 0o755);
+}
