@@ -401,7 +401,10 @@ impl MergedTree {
         if known.len() >= MAX_KNOWN_DIRS {
             known.clear();
         }
-        known.insert(path.clone(), places.clone());
+        // Never a directory without those above it: see `hide`.
+        if path.parent().is_none_or(|parent| parent.is_root() || known.contains_key(&parent)) {
+            known.insert(path.clone(), places.clone());
+        }
         Ok(Child::Dir(places, stat))
     }
 
@@ -454,6 +457,14 @@ impl MergedTree {
     /// The top layer got or lost a directory at `path`.
     pub(crate) fn forget(&mut self, path: &TreePath) {
         self.known_dirs.get_mut().unwrap_or_else(PoisonError::into_inner).remove(path);
+    }
+
+    /// The top layer got something at `path` that is no directory: what lower layers have there and below is hidden.
+    pub(crate) fn hide(&mut self, path: &TreePath) {
+        let known = self.known_dirs.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if known.contains_key(path) {
+            known.clear();
+        }
     }
 
     /// The top layer hides or shows what is at many paths.

@@ -467,7 +467,10 @@ impl TreeWriter {
         };
         self.ensure_dir(&parent)?;
         match self.table.get(path) {
-            None => return Ok(false),
+            None => {
+                self.tree.hide(path);
+                return Ok(false);
+            }
             Some(Slot::Other(Node::Dir, _)) => {
                 self.dirs.forget(path);
                 self.tree.forget_all();

@@ -25,7 +25,7 @@ fn tar_of(toc: &Toc, fs: &Path) -> Vec<u8> {
 }
 
 proptest! {
-    #![proptest_config(config(1500))]
+    #![proptest_config(config(96))]
 
     /// What is written, what the table says and what a mount shows are one thing; a tar of it applied elsewhere has the same table.
     #[test]

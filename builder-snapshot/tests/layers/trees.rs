@@ -26,8 +26,17 @@ pub(crate) enum Op {
     Chmod(TreePath, Meta),
 }
 
-const NAMES: [&[u8]; 9] =
-    [b"a", b"b", b"c", b"a.b", "gr\u{fc}n".as_bytes(), b"not\xffutf8", b"with space", b"a-name-that-is-longer-than-a-ustar-header-can-take-in-its-name-field-so-that-it-needs-a-pax-header-to-be-written", b".hidden"];
+const NAMES: [&[u8]; 9] = [
+    b"a",
+    b"b",
+    b"c",
+    b"a.b",
+    "gr\u{fc}n".as_bytes(),
+    b"not\xffutf8",
+    b"with space",
+    b"a-name-that-is-longer-than-a-ustar-header-can-take-in-its-name-field-so-that-it-needs-a-pax-header-to-be-written",
+    b".hidden",
+];
 
 fn path() -> impl Strategy<Value = TreePath> {
     prop::collection::vec(prop::sample::select(&NAMES[..]), 1..4).prop_map(|names| TreePath::new(names.join(&b'/')).expect("clean"))
@@ -38,12 +47,7 @@ fn meta() -> impl Strategy<Value = Meta> {
     let id = prop::sample::select(vec![0_u32, 0, 0, 1, 1000, 65534, 3_000_000]);
     let nanos = prop::sample::select(vec![0_u32, 0, 1, 500_000_000, 999_999_999]);
     let seconds = prop::sample::select(vec![0_i64, 1, 1_600_000_000, 1_700_000_000, -5]);
-    let xattrs = prop::sample::select(vec![
-        vec![],
-        vec![],
-        vec![],
-        vec![(&b"user.note"[..], &b"line\nline\0"[..])],
-    ]);
+    let xattrs = prop::sample::select(vec![vec![], vec![], vec![], vec![(&b"user.note"[..], &b"line\nline\0"[..])]]);
     (mode, id.clone(), id, seconds, nanos, xattrs).prop_map(|(mode, uid, gid, seconds, nanos, xattrs)| Meta {
         mode,
         uid,
@@ -56,7 +60,13 @@ fn meta() -> impl Strategy<Value = Meta> {
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let content = prop_oneof![Just(vec![]), prop::collection::vec(any::<u8>(), 1..40), (0_usize..1500).prop_map(|n| vec![b'x'; n])];
-    let target = prop::sample::select(vec![&b"a"[..], b"/a/b", b"../../../../etc/passwd", b"\xff", b"a-very-long-target/a-very-long-target/a-very-long-target/a-very-long-target/a-very-long-target/x"]);
+    let target = prop::sample::select(vec![
+        &b"a"[..],
+        b"/a/b",
+        b"../../../../etc/passwd",
+        b"\xff",
+        b"a-very-long-target/a-very-long-target/a-very-long-target/a-very-long-target/a-very-long-target/x",
+    ]);
     prop_oneof![
         3 => (path(), meta()).prop_map(|(path, meta)| Op::Dir(path, meta)),
         5 => (path(), content, meta()).prop_map(|(path, content, meta)| Op::File(path, content, meta)),
