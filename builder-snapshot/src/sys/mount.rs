@@ -20,6 +20,8 @@ pub(crate) struct OverlayOptions<'a> {
     pub(crate) work: &'a Path,
     /// Marks in `user.overlay.*` instead of `trusted.overlay.*`, for a user namespace.
     pub(crate) user_xattrs: bool,
+    /// Whether directories of the layers below can be renamed, which marks them in `*.overlay.redirect`: for trees that never become layers of images.
+    pub(crate) redirects: bool,
 }
 
 /// An overlay that the kernel refused: its error and what it logged.
@@ -48,7 +50,7 @@ fn configure(context: &OwnedFd, options: &OverlayOptions<'_>) -> io::Result<()> 
     for name in ["index", "metacopy"] {
         mount::fsconfig_set_string(context, name, "off")?;
     }
-    mount::fsconfig_set_string(context, "redirect_dir", "nofollow")?;
+    mount::fsconfig_set_string(context, "redirect_dir", if options.redirects { "on" } else { "nofollow" })?;
     mount::fsconfig_set_string(context, "xino", "off")?;
     if options.user_xattrs {
         mount::fsconfig_set_flag(context, "userxattr")?;

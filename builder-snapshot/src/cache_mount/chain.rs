@@ -1,0 +1,314 @@
+//! One cache mount's directory: its locks, its chain, its leftovers.
+
+use std::fs::{self, File};
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::{Gid, Mode, Uid};
+
+use super::{CHAIN_MAX, CacheMountError, Seed, fold};
+use crate::exec::Cancel;
+use crate::sys;
+
+/// Byte of `lock`: who reads or changes the chain.
+pub(super) const CHAIN: i64 = 0;
+/// Byte of `lock`: the one user of `locked` and `private`.
+pub(super) const HOLDER: i64 = 1;
+/// Byte of `lock`: everyone who has a lease.
+pub(super) const USERS: i64 = 2;
+
+/// First line of `chain`.
+const CHAIN_HEADER: &str = "rbuild cache mount 1";
+
+/// How long an id may be, with room for a fork's number below NAME_MAX.
+const ID_MAX_BYTES: usize = 200;
+
+/// How often a lock that is held is tried again; waiting in the kernel could not be cancelled.
+const LOCK_RETRY: Timespec = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+
+/// A cache mount's directory and this user's locks on it, which are released when it is dropped.
+#[derive(Debug)]
+pub(super) struct MountDir {
+    path: PathBuf,
+    lock: File,
+}
+
+pub(super) fn io_error(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> CacheMountError {
+    let path = path.display().to_string();
+    move |source| CacheMountError::Io { action, path, source }
+}
+
+impl MountDir {
+    pub(super) fn open(dir: &Path, id: &str) -> Result<Self, CacheMountError> {
+        let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+        if id.is_empty() || id.len() > ID_MAX_BYTES || id.starts_with('.') || !id.bytes().all(plain) {
+            return Err(CacheMountError::Id { id: id.to_owned() });
+        }
+        let path = dir.join(id);
+        for place in [path.clone(), path.join("layers"), path.join("work")] {
+            match fs::create_dir(&place) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                result => result.map_err(io_error("make directory", &place))?,
+            }
+        }
+        let lock_path = path.join("lock");
+        let lock = File::options().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(io_error("open", &lock_path))?;
+        Ok(Self { path, lock })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn layer(&self, name: &str) -> PathBuf {
+        self.path.join("layers").join(name)
+    }
+
+    // Locks.
+
+    pub(super) fn try_lock_exclusive(&self, byte: i64) -> Result<bool, CacheMountError> {
+        self.set_lock(byte, libc::F_WRLCK)
+    }
+
+    /// Waits for the lock, until `cancel` fires.
+    pub(super) fn lock_exclusive(&self, byte: i64, cancel: Option<&Cancel>) -> Result<(), CacheMountError> {
+        while !self.set_lock(byte, libc::F_WRLCK)? {
+            let mut polls: Vec<PollFd<'_>> = cancel.iter().map(|cancel| PollFd::from_borrowed_fd(cancel.0.as_fd(), PollFlags::IN)).collect();
+            match rustix::event::poll(&mut polls, Some(&LOCK_RETRY)) {
+                Ok(0) | Err(rustix::io::Errno::INTR) => {}
+                Ok(_) => return Err(CacheMountError::Cancelled),
+                Err(errno) => return Err(io_error("wait for", &self.path)(errno.into())),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the lock, or turns an exclusive one of ours into a shared one. Only asked for under CHAIN, without which nobody takes it exclusively.
+    pub(super) fn lock_shared(&self, byte: i64) -> Result<(), CacheMountError> {
+        if self.set_lock(byte, libc::F_RDLCK)? {
+            return Ok(());
+        }
+        Err(io_error("lock", &self.path)(io::Error::other("another process holds it exclusively out of turn")))
+    }
+
+    pub(super) fn unlock(&self, byte: i64) {
+        // It cannot fail on an open descriptor; if it did, the lock would go with the descriptor.
+        drop(self.set_lock(byte, libc::F_UNLCK));
+    }
+
+    fn set_lock(&self, byte: i64, kind: libc::c_int) -> Result<bool, CacheMountError> {
+        // l_pid must be 0 for locks of open file descriptions, which several threads of one process have independently.
+        let lock = libc::flock { l_type: kind as libc::c_short, l_whence: libc::SEEK_SET as libc::c_short, l_start: byte, l_len: 1, l_pid: 0 };
+        loop {
+            match fcntl(&self.lock, FcntlArg::F_OFD_SETLK(&lock)) {
+                Ok(_) => return Ok(true),
+                Err(nix::errno::Errno::EAGAIN | nix::errno::Errno::EACCES) => return Ok(false),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(errno) => return Err(io_error("lock", &self.path.join("lock"))(errno.into())),
+            }
+        }
+    }
+
+    // The chain. CHAIN is held by the caller.
+
+    pub(super) fn read_chain(&self) -> Result<Vec<String>, CacheMountError> {
+        let path = self.path.join("chain");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(io_error("read", &path)(e)),
+        };
+        let mut lines = text.lines();
+        if lines.next() != Some(CHAIN_HEADER) {
+            // Cut off by a crash of the machine, or of another version: a cache may be new at any time.
+            return Ok(Vec::new());
+        }
+        Ok(lines.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).map(str::to_owned).collect())
+    }
+
+    pub(super) fn write_chain(&self, chain: &[String]) -> Result<(), CacheMountError> {
+        let mut text = format!("{CHAIN_HEADER}\n");
+        for layer in chain {
+            text.push_str(layer);
+            text.push('\n');
+        }
+        self.replace("chain", &text)
+    }
+
+    fn replace(&self, name: &str, text: &str) -> Result<(), CacheMountError> {
+        let path = self.path.join(name);
+        let next = self.path.join(format!("{name}.next"));
+        fs::write(&next, text).map_err(io_error("write", &next))?;
+        fs::rename(&next, &path).map_err(io_error("write", &path))
+    }
+
+    /// A name for a layer that no directory has: neither of this chain, nor of one that was forgotten while somebody used it.
+    pub(super) fn next_layer(&self) -> Result<String, CacheMountError> {
+        let layers = self.path.join("layers");
+        let highest = names(&layers)?.iter().filter_map(|name| name.parse::<u64>().ok()).max();
+        Ok((highest.unwrap_or(0) + 1).to_string())
+    }
+
+    /// Begins anew: the layers go with the next sweep.
+    pub(super) fn forget(&self) -> Result<(), CacheMountError> {
+        self.write_chain(&[])
+    }
+
+    /// Removes what belongs to no lease and no chain. USERS is held exclusively.
+    pub(super) fn sweep(&self) -> Result<(), CacheMountError> {
+        let chain = self.read_chain()?;
+        let work = self.path.join("work");
+        for name in names(&work)? {
+            remove_tree(&work.join(name))?;
+        }
+        for name in names(&self.path.join("layers"))? {
+            if !chain.contains(&name) {
+                remove_tree(&self.layer(&name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Folds the chain into its base if it is long. USERS is held exclusively.
+    pub(super) fn fold_if_long(&self) -> Result<(), CacheMountError> {
+        let chain = self.read_chain()?;
+        if chain.len() <= CHAIN_MAX {
+            return Ok(());
+        }
+        self.mark_unsynced()?;
+        let [base, above @ ..] = chain.as_slice() else { return Ok(()) };
+        let staging = self.path.join("staging");
+        for layer in above {
+            let path = self.layer(layer);
+            fold::fold(&path, &self.layer(base), &staging).map_err(io_error("fold", &path))?;
+        }
+        self.write_chain(std::slice::from_ref(base))?;
+        for layer in above {
+            remove_tree(&self.layer(layer))?;
+        }
+        remove_tree(&staging)
+    }
+
+    // Leases.
+
+    /// A new `work/<n>` whose `fs` looks like the view's root.
+    pub(super) fn new_work(&self, chain: &[String], seed: &Seed) -> Result<PathBuf, CacheMountError> {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let path = loop {
+            let path = self.path.join("work").join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            match fs::create_dir(&path) {
+                Ok(()) => break path,
+                // Of a dead process that had our number.
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(e) => return Err(io_error("make directory", &path)(e)),
+            }
+        };
+        let upper = path.join("fs");
+        let make = || -> io::Result<()> {
+            fs::create_dir(path.join("work"))?;
+            fs::create_dir(&upper)?;
+            let upper = sys::fs::open_dir(&upper)?;
+            match chain.last() {
+                Some(top) => fold::copy_metadata(sys::fs::open_dir(&self.layer(top))?, &upper),
+                None => {
+                    rustix::fs::fchown(&upper, Some(Uid::from_raw(seed.uid)), Some(Gid::from_raw(seed.gid)))?;
+                    Ok(rustix::fs::fchmod(&upper, Mode::from_raw_mode(seed.mode))?)
+                }
+            }
+        };
+        make().map_err(io_error("make directory", &upper))?;
+        Ok(path)
+    }
+
+    // Crashes of the machine.
+
+    /// Notes that what is published from now on may not survive a crash of the machine.
+    pub(super) fn mark_unsynced(&self) -> Result<(), CacheMountError> {
+        self.replace("unsynced", &format!("{}\n{}\n", boot_id(), self.next_layer()?))
+    }
+
+    /// Whether the machine started anew before everything was on the disk.
+    pub(super) fn is_untrusted(&self) -> Result<bool, CacheMountError> {
+        let path = self.path.join("unsynced");
+        match fs::read_to_string(&path) {
+            Ok(text) if text.lines().next() == Some(boot_id().as_str()) => Ok(false),
+            Ok(_) => {
+                remove_file(&path)?;
+                Ok(true)
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(io_error("read", &path)(e)),
+        }
+    }
+}
+
+/// Syncs the file system of `dir`, then removes those marks that were there before.
+pub(super) fn make_durable(dir: &Path) -> Result<(), CacheMountError> {
+    let mut marks = Vec::new();
+    for id in names(dir)? {
+        let mark = dir.join(&id).join("unsynced");
+        if mark.exists() {
+            // Under the lock: a publication that has set its mark and not yet moved its files would be missed by the sync and lose its mark.
+            let mount = MountDir::open(dir, &id)?;
+            mount.lock_exclusive(CHAIN, None)?;
+            if let Ok(text) = fs::read_to_string(&mark) {
+                marks.push((id, mark, text));
+            }
+        }
+    }
+    if marks.is_empty() {
+        return Ok(());
+    }
+    let directory = sys::fs::open_dir(dir).map_err(io_error("open", dir))?;
+    rustix::fs::syncfs(&directory).map_err(|errno| io_error("sync", dir)(errno.into()))?;
+    for (id, mark, text) in marks {
+        let mount = MountDir::open(dir, &id)?;
+        mount.lock_exclusive(CHAIN, None)?;
+        // Unchanged: nothing was published since. Another boot's marks are for the next user to see.
+        let same = fs::read_to_string(&mark).is_ok_and(|now| now == text && now.lines().next() == Some(boot_id().as_str()));
+        if same {
+            remove_file(&mark)?;
+        }
+        mount.unlock(CHAIN);
+    }
+    Ok(())
+}
+
+impl Drop for MountDir {
+    fn drop(&mut self) {
+        // By name, not by closing: a sandbox that is being cloned at this moment has a copy of the descriptor.
+        for byte in [CHAIN, HOLDER, USERS] {
+            self.unlock(byte);
+        }
+    }
+}
+
+/// Names this start of the machine; empty where the kernel does not say, which makes every publication look like one of this boot.
+fn boot_id() -> String {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
+}
+
+fn names(dir: &Path) -> Result<Vec<String>, CacheMountError> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(io_error("read directory", dir))? {
+        let entry = entry.map_err(io_error("read directory", dir))?;
+        // Names of ours are all UTF-8; others are nobody's.
+        names.extend(entry.file_name().into_string());
+    }
+    Ok(names)
+}
+
+fn remove_tree(path: &Path) -> Result<(), CacheMountError> {
+    sys::fs::remove_tree_at(path).map_err(io_error("remove", path))
+}
+
+fn remove_file(path: &Path) -> Result<(), CacheMountError> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        result => result.map_err(io_error("remove", path)),
+    }
+}

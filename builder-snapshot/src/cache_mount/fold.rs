@@ -1,0 +1,355 @@
+//! Folding a layer into the base below it: entries move down by rename, so that the cost follows what the layer changed.
+//!
+//! Every move leaves what a name shows as it was: a file goes over the one it hides, a whiteout after what it hides is gone, a directory's metadata before the
+//! directory vanishes from the layer. A fold that was interrupted is simply begun again and finds less to do.
+//!
+//! Renamed directories (overlay's `redirect` marks) need two passes. First everything that was renamed is taken out of the base, deepest first, into a
+//! staging directory, under a name made of where it was; only then is anything put anywhere. Begun again, what is staged is not taken twice, and what has been
+//! put in its new place carries a mark until the layer's redirect is gone.
+//!
+//! The base has no redirects itself, and no whiteouts: nothing is below it.
+
+use std::io::{self, ErrorKind};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::digest::Sha256Digest;
+use crate::path::TreePath;
+use crate::root::set_mtime_of;
+use crate::sys;
+
+const OPAQUE: &[u8] = b"trusted.overlay.opaque";
+const REDIRECT: &[u8] = b"trusted.overlay.redirect";
+/// On a directory of the base: it stands where the layer's redirect wants it.
+const PLACED: &[u8] = b"trusted.rbuild.placed";
+/// All of overlay's own attributes.
+const OVERLAY: &[u8] = b"trusted.overlay.";
+
+/// Directories this deep below others that both layers have: a limit on descriptors and stack. Whole new subtrees move by one rename, however deep.
+const DEPTH_MAX: usize = 500;
+
+/// Moves everything of `layer` into `base`. Nobody uses either. A layer that is not there has been folded before.
+pub(super) fn fold(layer: &Path, base: &Path, staging: &Path) -> io::Result<()> {
+    let layer = match sys::fs::open_dir(layer) {
+        Ok(layer) => layer,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    let base = sys::fs::open_dir(base)?;
+    match std::fs::create_dir(staging) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+        result => result?,
+    }
+    let staging = sys::fs::open_dir(staging)?;
+
+    let mut renamed = Vec::new();
+    find_renamed(&layer, &TreePath::root(), Some(&TreePath::root()), 0, &mut renamed)?;
+    // Deepest first: what was moved out of a moved directory is not in it any more.
+    renamed.sort_by(|a, b| b.old.cmp(&a.old));
+    // A mark relative to a directory that has been put in its place would mean another one when the fold is begun again.
+    for Renamed { new, old } in &renamed {
+        let absolute = [b"/", old.as_bytes()].concat();
+        about_to_change()?;
+        rustix::fs::fsetxattr(open_exact(&layer, new)?, sys::fs::name(REDIRECT), &absolute, XattrFlags::empty())?;
+    }
+    for Renamed { new, old } in &renamed {
+        take_out(&base, &staging, new, old)?;
+    }
+    merge(&layer, &base, &TreePath::root(), &Fold { staging: &staging, renamed: &renamed }, 0)
+}
+
+/// A directory that the layer shows at `new` and the base has at `old`.
+struct Renamed {
+    new: TreePath,
+    old: TreePath,
+}
+
+fn find_renamed(dir: &OwnedFd, path: &TreePath, below: Option<&TreePath>, depth: usize, renamed: &mut Vec<Renamed>) -> io::Result<()> {
+    check_depth(depth)?;
+    for (name, kind) in entries(dir)? {
+        if kind != FileType::Directory {
+            continue;
+        }
+        let child = open_child(dir, &name)?;
+        let child_path = path.child(&name);
+        let redirect = sys::fs::get_xattr(&child, REDIRECT)?;
+        let child_below = match (&redirect, below) {
+            // From the root, or beside the directory's own lower place.
+            (Some(target), _) if target.starts_with(b"/") => Some(tree_path(target)?),
+            (Some(target), Some(below)) => Some(below.join(&tree_path(target)?)),
+            (Some(_), None) => None,
+            (None, _) if is_opaque(&child)? => None,
+            (None, below) => below.map(|below| below.child(&name)),
+        };
+        find_renamed(&child, &child_path, child_below.as_ref(), depth + 1, renamed)?;
+        if let (Some(_), Some(old)) = (redirect, child_below) {
+            renamed.push(Renamed { new: child_path, old });
+        }
+    }
+    Ok(())
+}
+
+/// As a path of the tree; the kernel wrote it, and it is checked all the same.
+fn tree_path(bytes: &[u8]) -> io::Result<TreePath> {
+    TreePath::new(bytes).map_err(io::Error::other)
+}
+
+fn take_out(base: &OwnedFd, staging: &OwnedFd, new: &TreePath, old: &TreePath) -> io::Result<()> {
+    let staged = staged_name(old);
+    if sys::fs::stat_at(staging, Path::new(&staged))?.is_some() || is_placed(base, new, old)? {
+        return Ok(());
+    }
+    let (Some(parent), Some(name)) = (old.parent(), old.file_name()) else { return Err(io::Error::other("the root cannot be renamed")) };
+    match open_exact(base, &parent) {
+        Ok(parent) => match about_to_change().and_then(|()| Ok(rustix::fs::renameat(&parent, sys::fs::name(name), staging, staged.as_str())?)) {
+            // Nothing was below: the directory is the layer's alone.
+            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+            result => result,
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+fn staged_name(old: &TreePath) -> String {
+    Sha256Digest::of(old.as_bytes()).hex()
+}
+
+fn is_placed(base: &OwnedFd, new: &TreePath, old: &TreePath) -> io::Result<bool> {
+    match open_exact(base, new) {
+        Ok(dir) => Ok(sys::fs::get_xattr(&dir, PLACED)?.as_deref() == Some(old.as_bytes())),
+        // Not there, or not a directory.
+        Err(_) => Ok(false),
+    }
+}
+
+struct Fold<'a> {
+    staging: &'a OwnedFd,
+    renamed: &'a [Renamed],
+}
+
+fn merge(layer: &OwnedFd, base: &OwnedFd, path: &TreePath, fold: &Fold<'_>, depth: usize) -> io::Result<()> {
+    check_depth(depth)?;
+    // Now: the layer's own time changes as entries leave it.
+    let mtime = sys::fs::mtime(&rustix::fs::fstat(layer)?);
+    for (name, kind) in entries(layer)? {
+        let place = sys::fs::name(&name);
+        if kind != FileType::Directory {
+            let stat = rustix::fs::statat(layer, place, AtFlags::SYMLINK_NOFOLLOW)?;
+            let there = sys::fs::stat_at(base, place)?;
+            let whiteout = sys::fs::is_whiteout(&stat);
+            if whiteout || there.is_some_and(|there| sys::fs::file_type(&there) == FileType::Directory) {
+                about_to_change()?;
+                sys::fs::remove_tree(base.as_fd(), &name)?;
+            }
+            if whiteout {
+                about_to_change()?;
+                rustix::fs::unlinkat(layer, place, AtFlags::empty())?;
+            } else {
+                about_to_change()?;
+                rustix::fs::renameat(layer, place, base, place)?;
+            }
+            continue;
+        }
+        let child = open_child(layer, &name)?;
+        let child_path = path.child(&name);
+        if let Some(renamed) = fold.renamed.iter().find(|renamed| renamed.new == child_path) {
+            put_in(base, &name, renamed, fold.staging)?;
+            about_to_change()?;
+            remove_xattr(&child, REDIRECT)?;
+        }
+        let below = if is_opaque(&child)? { None } else { open_directory(base, &name)? };
+        match below {
+            Some(below) => {
+                // Of a fold that was cut short just after the redirect was gone.
+                about_to_change()?;
+                remove_xattr(&below, PLACED)?;
+                merge(&child, &below, &child_path, fold, depth + 1)?;
+                about_to_change()?;
+                rustix::fs::unlinkat(layer, place, AtFlags::REMOVEDIR)?;
+            }
+            None => {
+                // Renamed directories may be anywhere in what moves now as a whole: they are put in first.
+                if fold.renamed.iter().any(|renamed| renamed.new.below(&child_path).is_some_and(|below| !below.is_root())) {
+                    settle(&child, &child_path, fold, depth + 1)?;
+                }
+                about_to_change()?;
+                sys::fs::remove_tree(base.as_fd(), &name)?;
+                about_to_change()?;
+                rustix::fs::renameat(layer, place, base, place)?;
+            }
+        }
+    }
+    about_to_change()?;
+    copy_metadata(layer, base)?;
+    about_to_change()?;
+    set_mtime_of(base, mtime)
+}
+
+/// Within a directory that nothing is below of: puts renamed directories' old content under their new.
+fn settle(dir: &OwnedFd, path: &TreePath, fold: &Fold<'_>, depth: usize) -> io::Result<()> {
+    check_depth(depth)?;
+    let mtime = sys::fs::mtime(&rustix::fs::fstat(dir)?);
+    for (name, kind) in entries(dir)? {
+        if kind != FileType::Directory {
+            continue;
+        }
+        let child = open_child(dir, &name)?;
+        let child_path = path.child(&name);
+        let Some(renamed) = fold.renamed.iter().find(|renamed| renamed.new == child_path) else {
+            settle(&child, &child_path, fold, depth + 1)?;
+            continue;
+        };
+        // The layer's part is folded into the old content where that is staged; then they change places.
+        let staged = staged_name(&renamed.old);
+        if let Some(below) = open_directory(fold.staging, staged.as_bytes())? {
+            merge(&child, &below, &child_path, fold, depth + 1)?;
+            about_to_change()?;
+            rustix::fs::renameat_with(fold.staging, staged.as_str(), dir, sys::fs::name(&name), rustix::fs::RenameFlags::EXCHANGE)?;
+            about_to_change()?;
+            sys::fs::remove_tree(fold.staging.as_fd(), staged.as_bytes())?;
+        } else {
+            settle(&child, &child_path, fold, depth + 1)?;
+            about_to_change()?;
+            remove_xattr(&child, REDIRECT)?;
+        }
+    }
+    about_to_change()?;
+    set_mtime_of(dir, mtime)
+}
+
+/// Moves the staged content to where the layer shows it.
+fn put_in(base: &OwnedFd, name: &[u8], renamed: &Renamed, staging: &OwnedFd) -> io::Result<()> {
+    let staged = staged_name(&renamed.old);
+    let Some(content) = open_directory(staging, staged.as_bytes())? else {
+        let placed = open_directory(base, name)?.map(|dir| sys::fs::get_xattr(&dir, PLACED)).transpose()?.flatten();
+        if placed.as_deref() != Some(renamed.old.as_bytes()) {
+            // Nothing was below the old name: what the base has at the new one is hidden.
+            about_to_change()?;
+            sys::fs::remove_tree(base.as_fd(), name)?;
+        }
+        return Ok(());
+    };
+    about_to_change()?;
+    rustix::fs::fsetxattr(&content, sys::fs::name(PLACED), renamed.old.as_bytes(), XattrFlags::empty())?;
+    about_to_change()?;
+    sys::fs::remove_tree(base.as_fd(), name)?;
+    about_to_change()?;
+    Ok(rustix::fs::renameat(staging, staged.as_str(), base, sys::fs::name(name))?)
+}
+
+/// Stands before every change, so that tests can cut a fold short there.
+fn about_to_change() -> io::Result<()> {
+    #[cfg(test)]
+    faults::check()?;
+    Ok(())
+}
+
+#[cfg(test)]
+pub(super) mod faults {
+    //! Failing at the n-th change.
+
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static CHANGES_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Runs `action` on this thread with all changes from the `count`-th on failing.
+    pub(crate) fn after(count: u32, action: impl FnOnce()) {
+        CHANGES_LEFT.set(Some(count));
+        action();
+        CHANGES_LEFT.set(None);
+    }
+
+    pub(super) fn check() -> io::Result<()> {
+        match CHANGES_LEFT.get() {
+            Some(0) => Err(io::Error::other("cut short by the test")),
+            Some(left) => {
+                CHANGES_LEFT.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+fn check_depth(depth: usize) -> io::Result<()> {
+    if depth > DEPTH_MAX { Err(io::Error::other("the directories are nested too deeply")) } else { Ok(()) }
+}
+
+fn entries(dir: &OwnedFd) -> io::Result<Vec<(Box<[u8]>, FileType)>> {
+    let mut entries = Vec::new();
+    sys::fs::for_each_name(dir, |name, kind| {
+        let kind = match kind {
+            FileType::Unknown => sys::fs::file_type(&rustix::fs::statat(dir, sys::fs::name(name), AtFlags::SYMLINK_NOFOLLOW)?),
+            kind => kind,
+        };
+        entries.push((name.into(), kind));
+        Ok(())
+    })?;
+    Ok(entries)
+}
+
+fn open_child(dir: &OwnedFd, name: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(rustix::fs::openat(dir, sys::fs::name(name), flags, Mode::empty())?)
+}
+
+/// The directory of that name; none if nothing or something else is there.
+fn open_directory(dir: &OwnedFd, name: &[u8]) -> io::Result<Option<OwnedFd>> {
+    match open_child(dir, name) {
+        Ok(child) => Ok(Some(child)),
+        Err(e) if matches!(e.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn open_exact(dir: &OwnedFd, path: &TreePath) -> io::Result<OwnedFd> {
+    sys::fs::open_beneath(dir, path.as_path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())
+}
+
+pub(super) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
+    Ok(sys::fs::get_xattr(dir, OPAQUE)?.as_deref() == Some(b"y"))
+}
+
+pub(super) fn is_redirected(dir: &OwnedFd) -> io::Result<bool> {
+    Ok(sys::fs::get_xattr(dir, REDIRECT)?.is_some())
+}
+
+pub(super) fn remove_opaque(dir: &OwnedFd) -> io::Result<()> {
+    about_to_change()?;
+    remove_xattr(dir, OPAQUE)
+}
+
+fn remove_xattr(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
+    match rustix::fs::fremovexattr(dir, sys::fs::name(name)) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
+/// Makes one directory look as another: owner, mode, attributes but overlay's, times.
+pub(super) fn copy_metadata(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
+    let stat = rustix::fs::fstat(&from)?;
+    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
+    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let counts = |name: &[u8]| !name.starts_with(OVERLAY) && name != PLACED;
+    let wanted = sys::fs::list_xattrs(&from)?;
+    for name in sys::fs::list_xattrs(to)?.iter().filter(|name| counts(name) && !wanted.contains(name)) {
+        about_to_change()?;
+        remove_xattr(to, name)?;
+    }
+    for name in wanted.iter().filter(|name| counts(name)) {
+        if let Some(value) = sys::fs::get_xattr(&from, name)? {
+            about_to_change()?;
+            rustix::fs::fsetxattr(to, sys::fs::name(name), &value, XattrFlags::empty())?;
+        }
+    }
+    about_to_change()?;
+    set_mtime_of(to, sys::fs::mtime(&stat))
+}
