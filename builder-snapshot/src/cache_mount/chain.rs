@@ -170,6 +170,10 @@ impl MountDir {
                 remove_tree(&self.layer(&name))?;
             }
         }
+        if chain.len() <= CHAIN_MAX {
+            // Of a fold that was over but for this: a later layer may get the number of one that was folded.
+            remove_tree(&self.path.join("staging"))?;
+        }
         Ok(())
     }
 
@@ -184,7 +188,7 @@ impl MountDir {
         let staging = self.path.join("staging");
         for layer in above {
             let path = self.layer(layer);
-            fold::fold(&path, &self.layer(base), &staging).map_err(io_error("fold", &path))?;
+            fold::fold(&path, &self.layer(base), &staging.join(layer)).map_err(io_error("fold", &path))?;
         }
         self.write_chain(std::slice::from_ref(base))?;
         for layer in above {

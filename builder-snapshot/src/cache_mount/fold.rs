@@ -4,8 +4,8 @@
 //! directory vanishes from the layer. A fold that was interrupted is simply begun again and finds less to do.
 //!
 //! Renamed directories (overlay's `redirect` marks) need two passes. First everything that was renamed is taken out of the base, deepest first, into a
-//! staging directory, under a name made of where it was; only then is anything put anywhere. Begun again, what is staged is not taken twice, and what has been
-//! put in its new place carries a mark until the layer's redirect is gone.
+//! staging directory, under a name made of where it was; only then is anything put anywhere. A mark says that the first pass is over: begun again,
+//! nothing is taken a second time, and what is not staged any more has been put in its place.
 //!
 //! The base has no redirects itself, and no whiteouts: nothing is below it.
 
@@ -23,15 +23,16 @@ use crate::sys;
 
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
-/// On a directory of the base: it stands where the layer's redirect wants it.
-const PLACED: &[u8] = b"trusted.rbuild.placed";
+/// In the staging directory: everything that was renamed is there, or was.
+const TAKEN: &str = "taken";
 /// All of overlay's own attributes.
 const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// Directories this deep below others that both layers have: a limit on descriptors and stack. Whole new subtrees move by one rename, however deep.
 const DEPTH_MAX: usize = 500;
 
-/// Moves everything of `layer` into `base`. Nobody uses either. A layer that is not there has been folded before.
+/// Moves everything of `layer` into `base`. Nobody uses either. A layer that is not there has been folded before. `staging` is this layer's own
+/// directory, kept until the layer itself is removed.
 pub(super) fn fold(layer: &Path, base: &Path, staging: &Path) -> io::Result<()> {
     let layer = match sys::fs::open_dir(layer) {
         Ok(layer) => layer,
@@ -39,24 +40,25 @@ pub(super) fn fold(layer: &Path, base: &Path, staging: &Path) -> io::Result<()> 
         Err(e) => return Err(e),
     };
     let base = sys::fs::open_dir(base)?;
-    match std::fs::create_dir(staging) {
-        Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-        result => result?,
-    }
+    std::fs::create_dir_all(staging)?;
     let staging = sys::fs::open_dir(staging)?;
 
     let mut renamed = Vec::new();
     find_renamed(&layer, &TreePath::root(), Some(&TreePath::root()), 0, &mut renamed)?;
-    // Deepest first: what was moved out of a moved directory is not in it any more.
-    renamed.sort_by(|a, b| b.old.cmp(&a.old));
-    // A mark relative to a directory that has been put in its place would mean another one when the fold is begun again.
-    for Renamed { new, old } in &renamed {
-        let absolute = [b"/", old.as_bytes()].concat();
+    if !renamed.is_empty() && sys::fs::stat_at(&staging, Path::new(TAKEN))?.is_none() {
+        // Deepest first: what was moved out of a moved directory is not in it any more.
+        renamed.sort_by(|a, b| b.old.cmp(&a.old));
+        for Renamed { new, old } in &renamed {
+            // A mark relative to a directory that has been put in its place would mean another one when the fold is begun again.
+            let absolute = [b"/", old.as_bytes()].concat();
+            about_to_change()?;
+            rustix::fs::fsetxattr(open_exact(&layer, new)?, sys::fs::name(REDIRECT), &absolute, XattrFlags::empty())?;
+        }
+        for Renamed { old, .. } in &renamed {
+            take_out(&base, &staging, old)?;
+        }
         about_to_change()?;
-        rustix::fs::fsetxattr(open_exact(&layer, new)?, sys::fs::name(REDIRECT), &absolute, XattrFlags::empty())?;
-    }
-    for Renamed { new, old } in &renamed {
-        take_out(&base, &staging, new, old)?;
+        rustix::fs::mkdirat(&staging, TAKEN, Mode::RWXU)?;
     }
     merge(&layer, &base, &TreePath::root(), &Fold { staging: &staging, renamed: &renamed }, 0)
 }
@@ -97,33 +99,23 @@ fn tree_path(bytes: &[u8]) -> io::Result<TreePath> {
     TreePath::new(bytes).map_err(io::Error::other)
 }
 
-fn take_out(base: &OwnedFd, staging: &OwnedFd, new: &TreePath, old: &TreePath) -> io::Result<()> {
+fn take_out(base: &OwnedFd, staging: &OwnedFd, old: &TreePath) -> io::Result<()> {
     let staged = staged_name(old);
-    if sys::fs::stat_at(staging, Path::new(&staged))?.is_some() || is_placed(base, new, old)? {
+    if sys::fs::stat_at(staging, Path::new(&staged))?.is_some() {
         return Ok(());
     }
     let (Some(parent), Some(name)) = (old.parent(), old.file_name()) else { return Err(io::Error::other("the root cannot be renamed")) };
-    match open_exact(base, &parent) {
-        Ok(parent) => match about_to_change().and_then(|()| Ok(rustix::fs::renameat(&parent, sys::fs::name(name), staging, staged.as_str())?)) {
-            // Nothing was below: the directory is the layer's alone.
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-            result => result,
-        },
-        Err(e) if e.kind() == ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
+    about_to_change()?;
+    let moved = open_exact(base, &parent).and_then(|parent| Ok(rustix::fs::renameat(&parent, sys::fs::name(name), staging, staged.as_str())?));
+    match moved {
+        // Nothing was below, which is what the new place shows then.
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(rustix::fs::mkdirat(staging, staged.as_str(), Mode::RWXU)?),
+        result => result,
     }
 }
 
 fn staged_name(old: &TreePath) -> String {
     Sha256Digest::of(old.as_bytes()).hex()
-}
-
-fn is_placed(base: &OwnedFd, new: &TreePath, old: &TreePath) -> io::Result<bool> {
-    match open_exact(base, new) {
-        Ok(dir) => Ok(sys::fs::get_xattr(&dir, PLACED)?.as_deref() == Some(old.as_bytes())),
-        // Not there, or not a directory.
-        Err(_) => Ok(false),
-    }
 }
 
 struct Fold<'a> {
@@ -164,9 +156,6 @@ fn merge(layer: &OwnedFd, base: &OwnedFd, path: &TreePath, fold: &Fold<'_>, dept
         let below = if is_opaque(&child)? { None } else { open_directory(base, &name)? };
         match below {
             Some(below) => {
-                // Of a fold that was cut short just after the redirect was gone.
-                about_to_change()?;
-                remove_xattr(&below, PLACED)?;
                 merge(&child, &below, &child_path, fold, depth + 1)?;
                 about_to_change()?;
                 rustix::fs::unlinkat(layer, place, AtFlags::REMOVEDIR)?;
@@ -211,30 +200,18 @@ fn settle(dir: &OwnedFd, path: &TreePath, fold: &Fold<'_>, depth: usize) -> io::
             rustix::fs::renameat_with(fold.staging, staged.as_str(), dir, sys::fs::name(&name), rustix::fs::RenameFlags::EXCHANGE)?;
             about_to_change()?;
             sys::fs::remove_tree(fold.staging.as_fd(), staged.as_bytes())?;
-        } else {
-            settle(&child, &child_path, fold, depth + 1)?;
-            about_to_change()?;
-            remove_xattr(&child, REDIRECT)?;
         }
     }
     about_to_change()?;
     set_mtime_of(dir, mtime)
 }
 
-/// Moves the staged content to where the layer shows it.
+/// Moves the staged content to where the layer shows it. What is not staged has been moved before.
 fn put_in(base: &OwnedFd, name: &[u8], renamed: &Renamed, staging: &OwnedFd) -> io::Result<()> {
     let staged = staged_name(&renamed.old);
-    let Some(content) = open_directory(staging, staged.as_bytes())? else {
-        let placed = open_directory(base, name)?.map(|dir| sys::fs::get_xattr(&dir, PLACED)).transpose()?.flatten();
-        if placed.as_deref() != Some(renamed.old.as_bytes()) {
-            // Nothing was below the old name: what the base has at the new one is hidden.
-            about_to_change()?;
-            sys::fs::remove_tree(base.as_fd(), name)?;
-        }
+    if sys::fs::stat_at(staging, Path::new(&staged))?.is_none() {
         return Ok(());
-    };
-    about_to_change()?;
-    rustix::fs::fsetxattr(&content, sys::fs::name(PLACED), renamed.old.as_bytes(), XattrFlags::empty())?;
+    }
     about_to_change()?;
     sys::fs::remove_tree(base.as_fd(), name)?;
     about_to_change()?;
@@ -338,7 +315,7 @@ pub(super) fn copy_metadata(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(&from)?;
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let counts = |name: &[u8]| !name.starts_with(OVERLAY) && name != PLACED;
+    let counts = |name: &[u8]| !name.starts_with(OVERLAY);
     let wanted = sys::fs::list_xattrs(&from)?;
     for name in sys::fs::list_xattrs(to)?.iter().filter(|name| counts(name) && !wanted.contains(name)) {
         about_to_change()?;

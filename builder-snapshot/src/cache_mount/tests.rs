@@ -310,7 +310,7 @@ fn perform(dir: &Path, act: &Act) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 
     #[test]
     fn a_cache_mount_shows_what_a_directory_would(steps in prop::collection::vec(prop::collection::vec(act(), 1..8), 1..5)) {
@@ -351,5 +351,41 @@ proptest! {
         }
         fold::fold(&upper, &base, &staging).expect("fold");
         prop_assert_eq!(content(&base), content(&model));
+    }
+}
+
+/// What the base has, and what is renamed or made over it; `+` makes a file.
+const RENAMES: [(&[&str], &[(&str, &str)]); 5] = [
+    (&["a/x", "b/y"], &[("a", "t"), ("b", "a"), ("t", "b")]),
+    (&["a/b/x", "a/y"], &[("a/b", "a/c"), ("a", "z"), ("+", "z/c/new"), ("+", "a/again")]),
+    (&["a/b/x", "c/y"], &[("a/b", "d"), ("c", "a/b"), ("d", "c"), ("+", "c/new")]),
+    (&["a/b/c/x"], &[("a/b/c", "c"), ("a/b", "c/b"), ("a", "c/b/a")]),
+    (&["a/x", "n/y"], &[("+", "m/fresh"), ("a", "m/a"), ("n", "m/a/n"), ("m", "a"), ("+", "n/x")]),
+];
+
+#[test]
+fn renames_survive_a_fold_that_is_cut_short_anywhere() {
+    for (files, acts) in RENAMES {
+        for cut in 0..32 {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let [base, upper, work, staging, model] = ["base", "upper", "work", "staging", "model"].map(|name| dir.path().join(name));
+            std::fs::create_dir(&upper).expect("mkdir");
+            std::fs::create_dir(&work).expect("mkdir");
+            for (path, file) in [&base, &model].into_iter().flat_map(|path| files.iter().map(move |file| (path, file))) {
+                write(&path.join(file), file);
+            }
+            let options = sys::mount::OverlayOptions { lowers: &[&base], upper: &upper, work: &work, user_xattrs: false, redirects: true };
+            let mount = sys::mount::overlay(&options).map_err(|failure| failure.log).expect("overlay");
+            for (root, (from, to)) in [view(&mount), model.clone()].iter().flat_map(|root| acts.iter().map(move |act| (root, act))) {
+                match *from {
+                    "+" => write(&root.join(to), "new"),
+                    from => std::fs::rename(root.join(from), root.join(to)).expect("rename"),
+                }
+            }
+            drop(mount);
+            fold::faults::after(cut, || drop(fold::fold(&upper, &base, &staging)));
+            fold::fold(&upper, &base, &staging).expect("fold");
+            assert_eq!(content(&base), content(&model), "{acts:?} cut at {cut}");
+        }
     }
 }
