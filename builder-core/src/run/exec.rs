@@ -9,12 +9,11 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use builder_snapshot::cache_mount::{self, CacheLease, CacheMounts, Published, Seed};
-use builder_snapshot::exec::stubs::{self, StubKind};
+use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
     self, Cancel, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
@@ -25,7 +24,7 @@ use builder_snapshot::{Sha256Digest, TreePath};
 
 use super::log::{LogEnd, LogTarget, Masker, StepLog};
 use super::ssh::AgentProxy;
-use crate::content::{Store, remove_tree};
+use crate::content::Store;
 use crate::error::StepError;
 use crate::graph::{ExecOp, Mount, MountKind, Network, Security, Sharing};
 use crate::request::Entitlement;
@@ -85,6 +84,8 @@ pub struct Execution<'a> {
     pub settings: &'a ExecSettings,
     /// Where things are.
     pub store: &'a Store,
+    /// Mount points that images lack.
+    pub stubs: &'a StubDirs,
     /// Where its log is kept.
     pub log_path: PathBuf,
     /// Where its output goes.
@@ -171,8 +172,7 @@ impl Execution<'_> {
             targets.push((target.clone(), prepared.stub));
             mounts.push(SandboxMount { target, source: prepared.source, read_only: prepared.read_only });
         }
-        let stubs_dir = StubsDir::new(tmp);
-        let top_lower = stubs::prepare(&tree, &targets, &stubs_dir.0).map_err(text)?;
+        let top_lower = self.stubs.prepare(&tree, &targets).map_err(text)?;
         // The tree's descriptors are not needed any more.
         drop(tree);
         let root = snapshot.mount(top_lower.as_deref()).map_err(text)?;
@@ -310,24 +310,6 @@ impl Execution<'_> {
         let view = lease.mount().map_err(text)?;
         held.leases.push((mount.target.clone(), lease));
         Ok(Prepared { stub: StubKind::Dir, source: whole(view), read_only: *read_only })
-    }
-}
-
-/// Mount points that the image lacks, until the process has ended.
-struct StubsDir(PathBuf);
-
-impl StubsDir {
-    fn new(tmp: &Path) -> Self {
-        static NEXT: AtomicU64 = AtomicU64::new(0);
-
-        Self(tmp.join(format!("stubs-{}", NEXT.fetch_add(1, Ordering::Relaxed))))
-    }
-}
-
-impl Drop for StubsDir {
-    fn drop(&mut self) {
-        // What stays is swept with the process's directory.
-        drop(remove_tree(&self.0));
     }
 }
 
@@ -473,6 +455,7 @@ mod tests {
             inputs: &[],
             settings: &settings,
             store: &store,
+            stubs: &StubDirs::new(PathBuf::new()),
             log_path: PathBuf::new(),
             target: Arc::new(Nowhere),
             clear_cache: &|_| false,

@@ -10,10 +10,11 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use builder_snapshot::exec::Cancel;
+use builder_snapshot::exec::stubs::StubDirs;
 use builder_snapshot::snapshot::CommittedLayer;
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
@@ -84,6 +85,8 @@ pub struct Vertices {
     /// Layers of images that are reachable in this graph: who is told about their download.
     image_tasks: Vec<(Stack, TaskId)>,
     locals: Mutex<HashMap<String, Arc<LocalTree>>>,
+    /// Mount points that images lack.
+    stubs: OnceLock<StubDirs>,
 }
 
 /// What belongs to one build.
@@ -145,6 +148,7 @@ impl Vertices {
             cleared: Arc::default(),
             image_tasks,
             locals: Mutex::default(),
+            stubs: OnceLock::new(),
         }
     }
 
@@ -189,6 +193,11 @@ impl Vertices {
     fn image_task(&self, stack: &Stack) -> Option<TaskId> {
         let of_this = self.image_tasks.iter().filter(|(image, _)| stack.layers.starts_with(&image.layers));
         of_this.max_by_key(|(image, _)| image.layers.len()).map(|(_, task)| *task)
+    }
+
+    fn stubs(&self) -> Result<&StubDirs, VertexFailure> {
+        let tmp = self.store.tmp_dir().map_err(failure)?;
+        Ok(self.stubs.get_or_init(|| StubDirs::new(tmp.to_path_buf())))
     }
 
     fn task(&self, vertex: VertexId) -> TaskId {
@@ -393,11 +402,13 @@ impl Vertices {
                 let facts = this.graph.vertex(vertex);
                 let Op::Exec(op) = &facts.op else { return Err(failure("internal fault: the vertex is no process")) };
                 let cleared = |name: &str| facts.meta.ignore_cache && lock(&this.cleared).insert(name.to_owned());
+                let stubs = this.stubs()?;
                 let end = Execution {
                     op,
                     inputs: &layers,
                     settings: &this.settings,
                     store: &this.store,
+                    stubs,
                     log_path: this.store.logs_dir().join(&log_name),
                     target: Arc::new(TaskLog { tasks: Arc::clone(&this.tasks), task }),
                     clear_cache: &cleared,

@@ -11,6 +11,8 @@ use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
 
@@ -37,6 +39,51 @@ pub fn standard_targets() -> Vec<(TreePath, StubKind)> {
         .collect()
 }
 
+/// Directories of mount points, kept for as long as this value lives: steps on the same image mostly lack the same ones, and making
+/// and removing half a dozen directories costs more than the rest of a short step.
+#[derive(Debug)]
+pub struct StubDirs {
+    dir: PathBuf,
+    made: Mutex<Vec<(BTreeMap<TreePath, Stub>, PathBuf)>>,
+}
+
+impl StubDirs {
+    /// Directories of mount points below `dir`, which exists and belongs to this process. They are removed with this value.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir, made: Mutex::default() }
+    }
+
+    /// As [`prepare`], but a directory that was made before is used again.
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub fn prepare(&self, tree: &MergedTree, targets: &[(TreePath, StubKind)]) -> Result<Option<PathBuf>, StubError> {
+        let Some(stubs) = missing(tree, targets)? else { return Ok(None) };
+        // A panic elsewhere leaves complete entries only.
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, dir)) = made.iter().find(|(known, _)| *known == stubs) {
+            return Ok(Some(dir.clone()));
+        }
+        let dir = self.dir.join(format!("stubs-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        write(&stubs, &dir)?;
+        made.push((stubs, dir.clone()));
+        Ok(Some(dir))
+    }
+}
+
+impl Drop for StubDirs {
+    fn drop(&mut self) {
+        for (_, dir) in self.made.get_mut().unwrap_or_else(PoisonError::into_inner) {
+            // What cannot be removed here is swept with the process's own directory.
+            drop(fs::remove_dir_all(dir));
+        }
+    }
+}
+
+/// Numbers the directories of one process, which may run several builds at once.
+static NEXT: AtomicU64 = AtomicU64::new(0);
+
 /// Makes, in the new directory `dir`, the mount points among `targets` that `tree` lacks. The result is given to
 /// [`crate::snapshot::ActiveSnapshot::mount`] as `top_lower`; none if nothing is missing.
 ///
@@ -45,6 +92,13 @@ pub fn standard_targets() -> Vec<(TreePath, StubKind)> {
 /// # Errors
 /// Something else is where a mount point has to be, or `dir` cannot be written.
 pub fn prepare(tree: &MergedTree, targets: &[(TreePath, StubKind)], dir: &Path) -> Result<Option<PathBuf>, StubError> {
+    let Some(stubs) = missing(tree, targets)? else { return Ok(None) };
+    write(&stubs, dir)?;
+    Ok(Some(dir.to_owned()))
+}
+
+/// The mount points that `tree` lacks, with their ancestors; none if it lacks none.
+fn missing(tree: &MergedTree, targets: &[(TreePath, StubKind)]) -> Result<Option<BTreeMap<TreePath, Stub>>, StubError> {
     let mut stubs: BTreeMap<TreePath, Stub> = BTreeMap::new();
     for (target, kind) in targets {
         let covered = targets.iter().any(|(other, kind)| *kind == StubKind::Dir && target.below(other).is_some_and(|below| !below.is_root()));
@@ -52,14 +106,16 @@ pub fn prepare(tree: &MergedTree, targets: &[(TreePath, StubKind)], dir: &Path) 
             plan(tree, target, *kind, &mut stubs)?;
         }
     }
-    if stubs.values().all(|stub| matches!(stub, Stub::Copy(_))) {
-        return Ok(None);
-    }
-    make(&TreePath::root(), || fs::create_dir(dir))?;
-    for (path, stub) in &stubs {
+    // The root's own metadata is that of the upper directory, whatever stands here.
+    stubs.remove(&TreePath::root());
+    Ok(stubs.values().any(|stub| !matches!(stub, Stub::Copy(_))).then_some(stubs))
+}
+
+fn write(stubs: &BTreeMap<TreePath, Stub>, dir: &Path) -> Result<(), StubError> {
+    make(&TreePath::root(), || fs::create_dir(dir).and_then(|()| Ok(rustix::fs::chmod(dir, Mode::from_raw_mode(0o755))?)))?;
+    for (path, stub) in stubs {
         let place = dir.join(path.as_path());
         match stub {
-            Stub::Copy(_) | Stub::NewDir if path.is_root() => {}
             Stub::Copy(_) | Stub::NewDir => make(path, || fs::create_dir(&place))?,
             Stub::NewFile => make(path, || fs::File::create_new(&place).map(drop))?,
         }
@@ -73,10 +129,11 @@ pub fn prepare(tree: &MergedTree, targets: &[(TreePath, StubKind)], dir: &Path) 
             Stub::NewFile => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o644))?),
         })?;
     }
-    Ok(Some(dir.to_owned()))
+    Ok(())
 }
 
 /// One entry of the directory of mount points.
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Stub {
     /// A directory that the image has, with its metadata.
     Copy(Meta),
