@@ -7,6 +7,8 @@
 
 mod table;
 
+use std::sync::LazyLock;
+
 use libc::sock_filter;
 use table::{CONDITIONS, SYSCALLS};
 
@@ -61,6 +63,11 @@ enum Architecture {
 
 /// The filter for this machine; none where no table was written for it.
 pub(crate) fn program() -> Option<Vec<sock_filter>> {
+    static PROGRAM: LazyLock<Option<Vec<sock_filter>>> = LazyLock::new(assemble_for_this_machine);
+    PROGRAM.clone()
+}
+
+fn assemble_for_this_machine() -> Option<Vec<sock_filter>> {
     if cfg!(target_arch = "x86_64") {
         Some(assemble(&[(AUDIT_ARCH_X86_64, Architecture::X86_64), (AUDIT_ARCH_I386, Architecture::I386)]))
     } else if cfg!(target_arch = "aarch64") {
