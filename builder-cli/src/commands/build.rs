@@ -7,10 +7,10 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result};
 use builder_core::builder::{Builder, BuilderConfig};
 use builder_core::error::BuildError;
-use builder_core::event::EventSink;
+use builder_core::event::{EventSink, TaskId};
 use builder_core::request::{BuildReport, BuildRequest};
 use builder_core::source::image::ImageSources;
-use builder_frontend::compile::DockerfileFrontend;
+use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
 
 use super::call;
 use crate::args::{BuildArgs, GlobalArgs};
@@ -25,6 +25,10 @@ use crate::{config, render};
 
 /// Threads of the runtime. They only coordinate and talk to the network; work that computes or blocks has threads of its own.
 const RUNTIME_THREADS: usize = 2;
+
+/// Lines of progress for what is read here. The engine counts from 0 and never comes so far.
+const READING_DOCKERFILE: TaskId = TaskId(u64::MAX - 1);
+const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 
 /// Builds what was typed. An error is one of usage: nothing was begun.
 pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment) -> Result<ExitCode> {
@@ -81,7 +85,14 @@ async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrup
 async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
     let (quiet, kind, iidfile, metadata_file) = (plan.quiet, plan.progress, plan.iidfile.clone(), plan.metadata_file.clone());
     let progress = Progress::start(kind, palette.clone());
-    let sink: Arc<dyn EventSink> = Arc::new(progress.sink());
+    let sink = progress.sink();
+    if let DockerfileSource::Text { name, .. } = &plan.options.dockerfile {
+        sink.already_done(READING_DOCKERFILE, format!("[internal] load build definition from {name}"));
+    }
+    if plan.options.context_ignore.is_some() {
+        sink.already_done(READING_IGNORE_FILE, "[internal] load .dockerignore".to_owned());
+    }
+    let sink: Arc<dyn EventSink> = Arc::new(sink);
     let outcome = builder.build(request(plan), sink, interrupts.cancel.clone()).await;
     let warnings = progress.finish();
     let report = match outcome {
@@ -157,7 +168,7 @@ fn unpack_stdin(plan: &mut BuildPlan, start: Vec<u8>, builder: &Builder) -> Resu
     if let Some(context) = plan.contexts.get_mut("context") {
         (context.path, context.empty) = (unpacked.upper().to_owned(), false);
     }
-    if let builder_frontend::compile::DockerfileSource::InContext { path } = &plan.options.dockerfile {
+    if let DockerfileSource::InContext { path } = &plan.options.dockerfile {
         plan.options.dockerfile = crate::stdin_context::dockerfile(unpacked.upper(), path)?;
     }
     Ok(unpacked)

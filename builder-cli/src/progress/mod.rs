@@ -21,7 +21,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime};
 
 use builder_core::diagnostic::Diagnostic;
-use builder_core::event::{BuildEvent, EventKind, EventSink};
+use builder_core::event::{BuildEvent, EventKind, EventSink, TaskId};
 
 use palette::Palette;
 
@@ -71,16 +71,23 @@ trait Painter: Send {
     fn finish(&mut self, now: SystemTime, out: &mut dyn Write) -> std::io::Result<()>;
 }
 
+/// What passes the queue.
+enum Message {
+    Event(BuildEvent),
+    /// The build is over; whatever else a straggler sends is nobody's news.
+    End,
+}
+
 /// A running display.
 pub(crate) struct Progress {
-    events: SyncSender<BuildEvent>,
+    events: SyncSender<Message>,
     painter: JoinHandle<()>,
     warnings: Arc<Mutex<Vec<Diagnostic>>>,
 }
 
 /// Takes the events of one build.
 pub(crate) struct ProgressSink {
-    events: SyncSender<BuildEvent>,
+    events: SyncSender<Message>,
     warnings: Arc<Mutex<Vec<Diagnostic>>>,
 }
 
@@ -103,12 +110,22 @@ impl Progress {
         ProgressSink { events: self.events.clone(), warnings: Arc::clone(&self.warnings) }
     }
 
-    /// Ends the display and gives the warnings that came by. All sinks must be gone, else this waits for them.
+    /// Ends the display and gives the warnings that came by.
     pub(crate) fn finish(self) -> Vec<Diagnostic> {
-        drop(self.events);
+        // Both fail only for a painter that panicked.
+        let _ = self.events.send(Message::End);
         // A painter that panicked has said so; the build's outcome is worth more than its picture.
         let _ = self.painter.join();
         std::mem::take(&mut *self.warnings.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl ProgressSink {
+    /// Shows something that was done before the build began: reading the Dockerfile.
+    pub(crate) fn already_done(&self, task: TaskId, name: String) {
+        for kind in [EventKind::Planned { task, name, location: None }, EventKind::Started { task }, EventKind::Done { task }] {
+            self.event(BuildEvent { at: SystemTime::now(), kind });
+        }
     }
 }
 
@@ -118,30 +135,26 @@ impl EventSink for ProgressSink {
             self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning.clone());
         }
         // The painter is gone only if it panicked; a build goes on without its picture.
-        let _ = self.events.send(event);
+        let _ = self.events.send(Message::Event(event));
     }
 }
 
-fn paint(mut painter: Option<Box<dyn Painter>>, queue: &Receiver<BuildEvent>) {
+fn paint(mut painter: Option<Box<dyn Painter>>, queue: &Receiver<Message>) {
     let mut out = std::io::BufWriter::new(std::io::stderr());
     loop {
         let next = queue.recv_timeout(TICK);
-        let Some(active) = painter.as_mut() else {
-            match next {
-                Err(RecvTimeoutError::Disconnected) => return,
-                _ => continue,
-            }
-        };
-        let painted = match &next {
-            Ok(event) => active.event(event, &mut out),
-            Err(RecvTimeoutError::Timeout) => active.tick(SystemTime::now(), &mut out),
-            Err(RecvTimeoutError::Disconnected) => active.finish(SystemTime::now(), &mut out),
+        let over = matches!(next, Ok(Message::End) | Err(RecvTimeoutError::Disconnected));
+        let painted = match (painter.as_mut(), &next) {
+            (None, _) => Ok(()),
+            (Some(painter), Ok(Message::Event(event))) => painter.event(event, &mut out),
+            (Some(painter), Err(RecvTimeoutError::Timeout)) => painter.tick(SystemTime::now(), &mut out),
+            (Some(painter), Ok(Message::End) | Err(RecvTimeoutError::Disconnected)) => painter.finish(SystemTime::now(), &mut out),
         };
         // Standard error may be a closed pipe (`rbuild … 2>&1 | head`). That is no reason to end a build, only to stop talking.
         if painted.and_then(|()| out.flush()).is_err() {
             painter = None;
         }
-        if matches!(next, Err(RecvTimeoutError::Disconnected)) {
+        if over {
             return;
         }
     }

@@ -226,8 +226,7 @@ impl Painter for Plain {
     }
 
     fn finish(&mut self, now: SystemTime, out: &mut dyn Write) -> std::io::Result<()> {
-        self.print(now, true, out)?;
-        if self.current.is_some() { writeln!(out) } else { Ok(()) }
+        self.print(now, true, out)
     }
 }
 
