@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -66,6 +67,11 @@ impl MountDir {
 
     pub(super) fn layer(&self, name: &str) -> PathBuf {
         self.path.join("layers").join(name)
+    }
+
+    #[cfg(test)]
+    pub(super) fn copy_of_lock(&self) -> File {
+        self.lock.try_clone().expect("dup")
     }
 
     // Locks.
@@ -228,6 +234,39 @@ impl MountDir {
         Ok(path)
     }
 
+    // Accounts.
+
+    /// Notes that somebody begins to use it: the lock file's time.
+    pub(super) fn touch(&self) -> Result<(), CacheMountError> {
+        self.lock.set_modified(std::time::SystemTime::now()).map_err(io_error("change the time of", &self.path.join("lock")))
+    }
+
+    pub(super) fn last_used(&self) -> Result<std::time::SystemTime, CacheMountError> {
+        self.lock.metadata().and_then(|metadata| metadata.modified()).map_err(io_error("read", &self.path.join("lock")))
+    }
+
+    /// What all layers take on the disk. Files that come and go meanwhile do not count.
+    pub(super) fn size_bytes(&self) -> Result<u64, CacheMountError> {
+        let mut size = 0;
+        let layers = self.path.join("layers");
+        let mut waiting: Vec<PathBuf> = names(&layers)?.into_iter().map(|name| layers.join(name)).collect();
+        while let Some(dir) = waiting.pop() {
+            let Ok(entries) = fs::read_dir(&dir) else { continue };
+            for entry in entries.flatten() {
+                let Ok(metadata) = entry.metadata() else { continue };
+                let bytes = metadata.blocks() * 512;
+                if metadata.is_dir() {
+                    size += bytes;
+                    waiting.push(entry.path());
+                } else {
+                    // A hard link counts its share, so that the sum is the file's size.
+                    size += bytes / metadata.nlink().max(1);
+                }
+            }
+        }
+        Ok(size)
+    }
+
     // Crashes of the machine.
 
     /// Notes that what is published from now on may not survive a crash of the machine.
@@ -296,7 +335,7 @@ fn boot_id() -> String {
     fs::read_to_string("/proc/sys/kernel/random/boot_id").map(|id| id.trim().to_owned()).unwrap_or_default()
 }
 
-fn names(dir: &Path) -> Result<Vec<String>, CacheMountError> {
+pub(super) fn names(dir: &Path) -> Result<Vec<String>, CacheMountError> {
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(io_error("read directory", dir))? {
         let entry = entry.map_err(io_error("read directory", dir))?;

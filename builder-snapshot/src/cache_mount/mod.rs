@@ -100,6 +100,19 @@ pub enum Published {
     },
 }
 
+/// A cache mount as it lies there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheMountInfo {
+    /// Its id; forks of a private one have an id of their own.
+    pub id: String,
+    /// What it takes on the disk.
+    pub size_bytes: u64,
+    /// When somebody last began to use it.
+    pub last_used: std::time::SystemTime,
+    /// Whether somebody uses it now.
+    pub in_use: bool,
+}
+
 /// A cache mount cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CacheMountError {
@@ -173,6 +186,7 @@ impl CacheMounts {
             Sharing::Private => self.free_fork(id)?,
         };
         mount.lock_exclusive(CHAIN, cancel)?;
+        mount.touch()?;
         let chain = prepare(&mount, seed)?;
         let work = mount.new_work(&chain, seed)?;
         mount.unlock(CHAIN);
@@ -206,6 +220,39 @@ impl CacheMounts {
             mount.unlock(CHAIN);
         }
         Ok(())
+    }
+
+    /// All cache mounts that hold something, sorted by id. Reads all their directories.
+    ///
+    /// # Errors
+    /// The directories cannot be read.
+    pub fn list(&self) -> Result<Vec<CacheMountInfo>, CacheMountError> {
+        let mut all = Vec::new();
+        for id in chain::names(&self.dir)? {
+            let mount = MountDir::open(&self.dir, &id)?;
+            let (last_used, size_bytes) = (mount.last_used()?, mount.size_bytes()?);
+            let in_use = !mount.try_lock_exclusive(USERS)?;
+            if size_bytes > 0 {
+                all.push(CacheMountInfo { id, size_bytes, last_used, in_use });
+            }
+        }
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(all)
+    }
+
+    /// Removes what the cache mount `id` holds, unless somebody uses it; whether it did.
+    ///
+    /// # Errors
+    /// The directories cannot be written.
+    pub fn remove(&self, id: &str) -> Result<bool, CacheMountError> {
+        let mount = MountDir::open(&self.dir, id)?;
+        mount.lock_exclusive(CHAIN, None)?;
+        if !mount.try_lock_exclusive(USERS)? {
+            return Ok(false);
+        }
+        mount.forget()?;
+        mount.sweep()?;
+        Ok(true)
     }
 
     /// Writes what has been published so far to the disk, and says so there: until then a crash of the machine empties what was published since.

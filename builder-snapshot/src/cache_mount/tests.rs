@@ -252,6 +252,32 @@ fn clearing_leaves_who_works_alone_and_takes_nothing_from_it() {
 }
 
 #[test]
+fn b7_1_what_lies_there_is_listed_and_removed_unless_in_use() {
+    let (_dir, mounts) = mounts();
+    let before = std::time::SystemTime::now() - std::time::Duration::from_secs(1);
+    step(&mounts, |view| write(&view.join("dir/file"), &"x".repeat(100_000)));
+    let lease = mounts.acquire("id", Sharing::Shared, &empty(), None).expect("acquire");
+    let list = mounts.list().expect("list");
+    assert_eq!((list.len(), list[0].id.as_str(), list[0].in_use), (1, "id", true));
+    assert!(list[0].size_bytes >= 100_000 && list[0].size_bytes < 200_000 && list[0].last_used > before, "{list:?}");
+    assert!(!mounts.remove("id").expect("in use"));
+    drop(lease);
+    assert!(mounts.remove("id").expect("removed"));
+    assert_eq!(mounts.list().expect("list"), []);
+}
+
+/// A lease holds its lock through copies of the descriptor, which clones of the process have for an instant.
+#[test]
+fn probe_locks_end_by_unlocking_even_when_the_descriptor_was_copied() {
+    let (_dir, mounts) = mounts();
+    let lease = mounts.acquire("id", Sharing::Locked, &empty(), None).expect("acquire");
+    let copy = lease.mount.copy_of_lock();
+    drop(lease);
+    drop(mounts.acquire("id", Sharing::Locked, &empty(), None).expect("free again"));
+    drop(copy);
+}
+
+#[test]
 fn a_crash_of_the_machine_empties_what_was_not_on_the_disk() {
     let (dir, mounts) = mounts();
     let mark = dir.path().join("mounts/id/unsynced");

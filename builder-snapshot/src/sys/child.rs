@@ -642,10 +642,14 @@ fn check_program(candidate: &CStr) -> Taken {
 
 fn streams(stdout: &OwnedFd, stderr: &OwnedFd) -> Taken {
     let null = open_retrying(CWD, c"/dev/null", OFlags::RDONLY | OFlags::CLOEXEC, ResolveFlags::NO_SYMLINKS)?;
+    // The prepared descriptors are all above 2 (the caller made sure), so none is overwritten before it is used.
     for (from, to) in [(&null, 0), (stdout, 1), (stderr, 2)] {
-        // The prepared descriptors are all above 2 (the caller made sure), so none is overwritten before it is used.
         // SAFETY: plain descriptor numbers; whatever had the numbers 0 to 2 belongs to this child's copy of the table.
-        check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, 0) })?;
+        match check(unsafe { libc::syscall(libc::SYS_dup3, from.as_raw_fd(), to, 0) }) {
+            // The caller has no standard input, and /dev/null got its number.
+            Err(Errno::INVAL) if from.as_raw_fd() == to => rustix::io::fcntl_setfd(from, rustix::io::FdFlags::empty())?,
+            result => result?,
+        }
     }
     Ok(())
 }
@@ -777,4 +781,50 @@ fn exec(candidates: &[CString], argv: &PointerArray, env: &PointerArray) -> Fail
 fn execve(path: &CStr, argv: &PointerArray, env: &PointerArray) -> Result<(), Errno> {
     // SAFETY: a C string and two NULL-terminated arrays of C strings, all alive; on success nothing of this memory is left.
     check(unsafe { libc::syscall(libc::SYS_execve, path.as_ptr(), argv.pointers.as_ptr(), env.pointers.as_ptr()) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tmpfs(attributes: MountAttrFlags) -> OwnedFd {
+        assert!(rustix::process::geteuid().is_root(), "these probes of the kernel need root");
+        make_mount(c"tmpfs", &[], attributes).expect("a tmpfs")
+    }
+
+    #[test]
+    fn probe_nodes_of_a_nodev_mount_cannot_be_opened() {
+        let mount = tmpfs(MountAttrFlags::MOUNT_ATTR_NODEV);
+        rustix::fs::mknodat(&mount, c"null", FileType::CharacterDevice, Mode::RWXU, makedev(1, 3)).expect("mknod");
+        let open = || rustix::fs::openat(&mount, c"null", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map(drop);
+        assert_eq!(open(), Err(Errno::ACCESS));
+        set_attributes(&mount, 0, libc::MOUNT_ATTR_NODEV).expect("mount_setattr");
+        assert_eq!(open(), Ok(()));
+    }
+
+    #[test]
+    fn probe_a_mount_with_a_writer_cannot_become_read_only() {
+        let mount = tmpfs(MountAttrFlags::empty());
+        let writer = rustix::fs::openat(&mount, c"file", OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC, Mode::RWXU).expect("open");
+        assert_eq!(set_attributes(&mount, libc::MOUNT_ATTR_RDONLY, 0), Err(Errno::BUSY));
+        drop(writer);
+        assert_eq!(set_attributes(&mount, libc::MOUNT_ATTR_RDONLY, 0), Ok(()));
+        assert_eq!(rustix::fs::mkdirat(&mount, c"dir", Mode::RWXU), Err(Errno::ROFS));
+    }
+
+    #[test]
+    fn directories_are_made_through_links_and_clipped_at_the_root() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = |below: &str| CString::new(format!("{}/{below}", dir.path().display())).expect("no NUL");
+        std::os::unix::fs::symlink("made/../other", dir.path().join("link")).expect("symlink");
+        std::os::unix::fs::symlink("loop", dir.path().join("loop")).expect("symlink");
+        std::fs::write(dir.path().join("file"), "").expect("write");
+        make_directories(&path("link/./below//deep/"), 1, 2).expect("made");
+        assert!(dir.path().join("made").is_dir() && dir.path().join("other/below/deep").is_dir());
+        assert_eq!(std::os::unix::fs::MetadataExt::gid(&std::fs::metadata(dir.path().join("other/below")).expect("stat")), 2);
+        assert_eq!(make_directories(&path("loop/x"), 0, 0), Err(Errno::LOOP));
+        assert_eq!(make_directories(&path("file/x"), 0, 0), Err(Errno::NOTDIR));
+        let long = "x/".repeat(3000);
+        assert_eq!(make_directories(&path(&long), 0, 0), Err(Errno::NAMETOOLONG));
+    }
 }
