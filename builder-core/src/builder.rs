@@ -23,7 +23,7 @@ use crate::event::{EventSink, TaskId, Tasks};
 use crate::export::{self, ExportRequest, Exported};
 use crate::frontend::{Answer, Compilation, Compiled, MAX_ROUNDS, Need, Resolved, TargetImage};
 use crate::graph::{Graph, Op, VertexId};
-use crate::image::{self, FinalImage};
+use crate::image::{self, FinalImage, Made};
 use crate::registry::{CredentialProvider, NoCredentials, RegistryConfig};
 use crate::request::{BuildReport, BuildRequest, LocalContext, Output, OutputKind};
 use crate::run::Blocking;
@@ -153,7 +153,7 @@ impl Build<'_> {
         }));
         let scheduled = scheduler::run(Arc::clone(&vertices), &graph, &wanted, self.config.max_parallel, &self.cancel).await;
         let results = scheduled.map_err(|ended| step_error(&graph, ended))?;
-        let images = assemble(&targets, &results, epoch).map_err(|cause| BuildError::Internal(cause.to_string()))?;
+        let images = assemble(&targets, &graph, &results, epoch).map_err(|cause| BuildError::Internal(cause.to_string()))?;
         let exported = self.export(&images, epoch).await?;
         vertices.finish_images();
         let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
@@ -268,8 +268,11 @@ impl Build<'_> {
     }
 }
 
-fn assemble(targets: &[TargetImage], results: &Results<VertexValue>, epoch: Option<i64>) -> Result<Vec<FinalImage>, StepError> {
-    let created = |vertex: VertexId| results.value(vertex).map_or(SystemTime::UNIX_EPOCH, |value| value.created);
+fn assemble(targets: &[TargetImage], graph: &Graph, results: &Results<VertexValue>, epoch: Option<i64>) -> Result<Vec<FinalImage>, StepError> {
+    let made = |vertex: VertexId| Made {
+        created: results.value(vertex).map_or(SystemTime::UNIX_EPOCH, |value| value.created),
+        name: graph.vertex(vertex).meta.name.clone(),
+    };
     targets
         .iter()
         .map(|target| {
@@ -277,7 +280,7 @@ fn assemble(targets: &[TargetImage], results: &Results<VertexValue>, epoch: Opti
                 Some(value) => value.tree.stack()?.clone(),
                 None => Stack::default(),
             };
-            Ok(image::assemble(target, &stack, &created, epoch))
+            Ok(image::assemble(target, &stack, &made, epoch))
         })
         .collect()
 }

@@ -33,11 +33,21 @@ pub struct FinalImage {
     pub history: Vec<History>,
 }
 
-/// Puts together the image of `target`, whose tree is `stack`. `created` says when the layer of a vertex was made; with `epoch` all new
+/// How the layer of a vertex came to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Made {
+    /// When.
+    pub created: SystemTime,
+    /// The vertex's name in the progress.
+    pub name: String,
+}
+
+/// Puts together the image of `target`, whose tree is `stack`. `made` says how the layer of a vertex came to be; with `epoch` all new
 /// times are that.
 #[must_use]
-pub fn assemble(target: &TargetImage, stack: &Stack, created: &dyn Fn(VertexId) -> SystemTime, epoch: Option<i64>) -> FinalImage {
+pub fn assemble(target: &TargetImage, stack: &Stack, made: &dyn Fn(VertexId) -> Made, epoch: Option<i64>) -> FinalImage {
     let epoch = epoch.map(rfc3339_of_seconds);
+    let time_of = |vertex| epoch.clone().unwrap_or_else(|| rfc3339(made(vertex).created));
     let base = target.history.iter().take_while(|entry| matches!(entry, HistoryEntry::Base(_))).count();
     let mut history: Vec<History> = target
         .history
@@ -45,7 +55,7 @@ pub fn assemble(target: &TargetImage, stack: &Stack, created: &dyn Fn(VertexId) 
         .map(|entry| match entry {
             HistoryEntry::Base(entry) => entry.clone(),
             HistoryEntry::New { created_by, vertex } => History {
-                created: epoch.clone().or_else(|| vertex.map(|vertex| rfc3339(created(vertex)))),
+                created: vertex.map(time_of).or_else(|| epoch.clone()),
                 created_by: Some(created_by.clone()),
                 author: None,
                 comment: Some(STEP_COMMENT.into()),
@@ -53,7 +63,19 @@ pub fn assemble(target: &TargetImage, stack: &Stack, created: &dyn Fn(VertexId) 
             },
         })
         .collect();
-    let base = match_layers(&mut history, base, stack.layers.len());
+    let vertices: Vec<VertexId> = target
+        .history
+        .iter()
+        .filter_map(|entry| match entry {
+            HistoryEntry::New { vertex, .. } => *vertex,
+            HistoryEntry::Base(_) => None,
+        })
+        .collect();
+    match_layers(&mut history, stack.layers.len(), &|from_top| {
+        // The layers on top are those of the last vertices.
+        let vertex = vertices.iter().rev().nth(from_top)?;
+        Some(History { created: Some(time_of(*vertex)), created_by: Some(made(*vertex).name), ..History::default() })
+    });
     fill_times(&mut history, base);
     let mut document = target.config.clone();
     document.created = history.last().and_then(|entry| entry.created.clone()).or(epoch);
@@ -80,15 +102,14 @@ impl FinalImage {
     }
 }
 
-/// Makes the number of entries with a layer equal to `layers`; returns the number of entries before the first new one.
-fn match_layers(history: &mut Vec<History>, mut base: usize, layers: usize) -> usize {
+/// Makes the number of entries with a layer equal to `layers`. What `about` knows of a layer, counted from the top, describes those that
+/// the history does not mention. Entries are added at the end, where BuildKit adds them.
+fn match_layers(history: &mut Vec<History>, layers: usize, about: &dyn Fn(usize) -> Option<History>) {
     let has_layer = |entry: &History| entry.empty_layer != Some(true);
     let entries = history.iter().filter(|entry| has_layer(entry)).count();
-    if entries < layers {
-        // New entries have their layers, so the base's are the ones that are missing.
-        let filled = History { created_by: None, comment: Some(FILLED_COMMENT.into()), ..History::default() };
-        history.splice(base..base, std::iter::repeat_n(filled, layers - entries));
-        base += layers - entries;
+    for layer in entries..layers {
+        let known = about(layers - 1 - layer).unwrap_or_default();
+        history.push(History { comment: Some(FILLED_COMMENT.into()), ..known });
     }
     // More entries than layers: nobody knows which are wrong, so the oldest keep their layers, as BuildKit has it.
     let mut left = layers;
@@ -98,7 +119,6 @@ fn match_layers(history: &mut Vec<History>, mut base: usize, layers: usize) -> u
             None => entry.empty_layer = Some(true),
         }
     }
-    base
 }
 
 /// Gives entries without layer (and thus without a time of their own) the time of the layer before them, or of the first new one after.
@@ -151,8 +171,9 @@ mod tests {
         Stack::of_image(&(0..layers).map(|n| DiffId(Sha256Digest([n; 32]))).collect::<Vec<_>>())
     }
 
-    fn at(vertex: VertexId) -> SystemTime {
-        SystemTime::UNIX_EPOCH + Duration::new(1000 + u64::from(vertex.0), 500_000_000)
+    fn at(vertex: VertexId) -> Made {
+        let created = SystemTime::UNIX_EPOCH + Duration::new(1000 + u64::from(vertex.0), 500_000_000);
+        Made { created, name: format!("vertex {}", vertex.0) }
     }
 
     fn times(image: &FinalImage) -> Vec<&str> {
@@ -186,8 +207,9 @@ mod tests {
     #[test]
     fn a13_3_missing_entries_are_filled_and_surplus_ones_lose_their_layer() {
         let image = assemble(&target(vec![base(Some("B"), false), step(Some(1))]), &stack(4), &at, None);
-        let comments: Vec<_> = image.history.iter().map(|entry| entry.comment.as_deref().unwrap_or("-")).collect();
-        assert_eq!(comments, ["-", FILLED_COMMENT, FILLED_COMMENT, STEP_COMMENT]);
+        let shown: Vec<_> = image.history.iter().map(|entry| (entry.comment.as_deref(), entry.created_by.as_deref())).collect();
+        let own = (Some(STEP_COMMENT), Some("x"));
+        assert_eq!(shown, [(None, None), own, (Some(FILLED_COMMENT), None), (Some(FILLED_COMMENT), Some("vertex 1"))]);
         let image = assemble(&target(vec![base(None, false), base(None, false), step(Some(1))]), &stack(2), &at, None);
         assert_eq!(image.history.iter().map(|entry| entry.empty_layer).collect::<Vec<_>>(), [None, None, Some(true)]);
     }
