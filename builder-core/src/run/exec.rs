@@ -8,7 +8,9 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
+use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -163,7 +165,10 @@ impl Execution<'_> {
         let tree = MergedTree::open(root_layers).map_err(text)?;
         let user = resolve_user(&self.op.user, &tree).map_err(text)?;
 
+        // Before anything is made: what is made counts as made by the step.
+        let started = now();
         let mut targets = stubs::standard_targets();
+        targets.retain(|(target, kind)| *kind != StubKind::Dir || !keep_directory(&snapshot, &tree, target));
         let mut held = Held::default();
         let mut mounts = Vec::with_capacity(self.op.mounts.len());
         for mount in &self.op.mounts {
@@ -196,7 +201,6 @@ impl Execution<'_> {
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
         };
-        let started = now();
         let end = exec::run(spec, log, Some(cancel)).map_err(|e| StepError::other(mask_text(masker, &e.to_string())));
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
@@ -311,6 +315,16 @@ impl Execution<'_> {
         held.leases.push((mount.target.clone(), lease));
         Ok(Prepared { stub: StubKind::Dir, source: whole(view), read_only: *read_only })
     }
+}
+
+/// /proc, /sys and /dev of an image that lacks them stay in the layer of the first step that needs them, as everywhere else: whoever runs
+/// the image needs them again. Says whether that was so.
+fn keep_directory(snapshot: &ActiveSnapshot, tree: &MergedTree, target: &TreePath) -> bool {
+    let is_missing = tree.resolve(target).is_ok_and(|resolution| resolution.found.is_none() && resolution.path == *target);
+    // Where it can't be made, the stub is tried, which says why.
+    let place = snapshot.upper().join(target.as_path());
+    // The mode is set again because of the umask.
+    is_missing && fs::create_dir(&place).and_then(|()| fs::set_permissions(&place, Permissions::from_mode(0o755))).is_ok()
 }
 
 struct Prepared {
