@@ -15,7 +15,8 @@ use std::time::SystemTime;
 
 use builder_snapshot::TreePath;
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
+/// Cancels a build from elsewhere.
+pub use tokio_util::sync::CancellationToken;
 
 use crate::content::{Stack, Store, StoreError};
 use crate::error::{BuildError, StepError};

@@ -36,6 +36,27 @@ pub struct BuildRequest {
     pub annotations: BTreeMap<String, String>,
 }
 
+impl BuildRequest {
+    /// A build of what `frontend` compiles, with no context, no output, no name and no rights: the caller adds what it has.
+    #[must_use]
+    pub fn new(frontend: Arc<dyn Frontend>) -> Self {
+        Self {
+            frontend,
+            contexts: BTreeMap::new(),
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            outputs: Vec::new(),
+            tags: Vec::new(),
+            allow: Vec::new(),
+            source_date_epoch: None,
+            timestamps: None,
+            pull: false,
+            network: crate::graph::Network::Default,
+            annotations: BTreeMap::new(),
+        }
+    }
+}
+
 /// A directory that the build may copy from.
 #[derive(Debug, Clone)]
 pub struct LocalContext {
@@ -45,6 +66,14 @@ pub struct LocalContext {
     pub ignore: Option<Arc<dyn IgnoreRules>>,
     /// Whether the directory is a stand-in for no context at all (`-` with a Dockerfile): nothing in it is read.
     pub empty: bool,
+}
+
+impl LocalContext {
+    /// All of the directory `path`, which must be absolute.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), ignore: None, empty: false }
+    }
 }
 
 /// Which paths of a context are left out. Implemented by frontends.
@@ -99,6 +128,24 @@ pub struct Output {
     pub platform_split: Option<bool>,
     /// Clamp times whatever the request says (`rewrite-timestamp=true`).
     pub rewrite_timestamp: bool,
+}
+
+impl Output {
+    /// `kind` to `dest`, gzip layers, OCI media types, everything else left out.
+    #[must_use]
+    pub fn new(kind: OutputKind, dest: OutputDest) -> Self {
+        Self {
+            kind,
+            dest,
+            compression: Compression::Gzip { level: None },
+            force_compression: false,
+            oci_mediatypes: true,
+            names: Vec::new(),
+            annotations: BTreeMap::new(),
+            platform_split: None,
+            rewrite_timestamp: false,
+        }
+    }
 }
 
 /// Forms of output.

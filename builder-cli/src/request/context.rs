@@ -52,6 +52,10 @@ impl IgnoreRules for Ignored {
     fn prunes(&self, path: &[u8]) -> bool {
         self.0.prunes(path)
     }
+
+    fn deciding_rule(&self, path: &[u8]) -> Option<String> {
+        self.0.deciding_rule(path).map(|line| format!("line {line}"))
+    }
 }
 
 /// Finds the inputs that flags name.

@@ -73,17 +73,7 @@ fn one(text: &str, environment: &Environment) -> Result<Option<Output>> {
 }
 
 fn blank(kind: OutputKind) -> Output {
-    Output {
-        kind,
-        dest: OutputDest::None,
-        compression: Compression::Gzip { level: None },
-        force_compression: false,
-        oci_mediatypes: true,
-        names: Vec::new(),
-        annotations: BTreeMap::new(),
-        platform_split: None,
-        rewrite_timestamp: false,
-    }
+    Output::new(kind, OutputDest::None)
 }
 
 fn take_switch(attributes: &mut BTreeMap<String, String>, key: &str) -> Result<Option<bool>> {
