@@ -22,8 +22,8 @@ pub(super) const HOLDER: i64 = 1;
 /// Byte of `lock`: everyone who has a lease.
 pub(super) const USERS: i64 = 2;
 
-/// First line of `chain`.
-const CHAIN_HEADER: &str = "rbuild cache mount 1";
+/// First word of `chain`.
+const CHAIN_VERSION: &str = "1";
 
 /// How long an id may be, with room for a fork's number below NAME_MAX.
 const ID_MAX_BYTES: usize = 200;
@@ -122,34 +122,35 @@ impl MountDir {
     // The chain. CHAIN is held by the caller.
 
     pub(super) fn read_chain(&self) -> Result<Vec<String>, CacheMountError> {
-        let path = self.path.join("chain");
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(io_error("read", &path)(e)),
-        };
-        let mut lines = text.lines();
-        if lines.next() != Some(CHAIN_HEADER) {
-            // Cut off by a crash of the machine, or of another version: a cache may be new at any time.
+        let text = self.read_note("chain")?.unwrap_or_default();
+        let mut words = text.split(' ');
+        if words.next() != Some(CHAIN_VERSION) {
+            // None yet, or another version's: a cache may be new at any time.
             return Ok(Vec::new());
         }
-        Ok(lines.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).map(str::to_owned).collect())
+        Ok(words.filter(|name| name.bytes().all(|b| b.is_ascii_digit())).map(str::to_owned).collect())
     }
 
     pub(super) fn write_chain(&self, chain: &[String]) -> Result<(), CacheMountError> {
-        let mut text = format!("{CHAIN_HEADER}\n");
+        let mut text = CHAIN_VERSION.to_owned();
         for layer in chain {
+            text.push(' ');
             text.push_str(layer);
-            text.push('\n');
         }
-        self.replace("chain", &text)
+        self.write_note("chain", &text)
     }
 
-    fn replace(&self, name: &str, text: &str) -> Result<(), CacheMountError> {
+    /// Notes are the targets of symbolic links: written whole or not at all, without a block of data that replacing a file would have to write first.
+    fn write_note(&self, name: &str, text: &str) -> Result<(), CacheMountError> {
         let path = self.path.join(name);
         let next = self.path.join(format!("{name}.next"));
-        fs::write(&next, text).map_err(io_error("write", &next))?;
+        remove_file(&next)?;
+        std::os::unix::fs::symlink(text, &next).map_err(io_error("write", &next))?;
         fs::rename(&next, &path).map_err(io_error("write", &path))
+    }
+
+    fn read_note(&self, name: &str) -> Result<Option<String>, CacheMountError> {
+        read_note(&self.path.join(name))
     }
 
     /// A name for a layer that no directory has: neither of this chain, nor of one that was forgotten while somebody used it.
@@ -183,13 +184,12 @@ impl MountDir {
         Ok(())
     }
 
-    /// Folds the chain into its base if it is long. USERS is held exclusively.
+    /// Folds the chain into its base if it is long. USERS is held exclusively, and the mount is marked as not synced.
     pub(super) fn fold_if_long(&self) -> Result<(), CacheMountError> {
         let chain = self.read_chain()?;
         if chain.len() <= CHAIN_MAX {
             return Ok(());
         }
-        self.mark_unsynced()?;
         let [base, above @ ..] = chain.as_slice() else { return Ok(()) };
         let staging = self.path.join("staging");
         for layer in above {
@@ -271,22 +271,34 @@ impl MountDir {
 
     /// Notes that what is published from now on may not survive a crash of the machine.
     pub(super) fn mark_unsynced(&self) -> Result<(), CacheMountError> {
-        self.replace("unsynced", &format!("{}\n{}\n", boot_id(), self.next_layer()?))
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        // The numbers tell this mark from earlier ones of this boot.
+        self.write_note("unsynced", &format!("{} {}-{}", boot_id(), std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Whether the machine started anew before everything was on the disk.
     pub(super) fn is_untrusted(&self) -> Result<bool, CacheMountError> {
-        let path = self.path.join("unsynced");
-        match fs::read_to_string(&path) {
-            Ok(text) if text.lines().next() == Some(boot_id().as_str()) => Ok(false),
-            Ok(_) => {
-                remove_file(&path)?;
+        match self.read_note("unsynced")? {
+            Some(text) if is_of_this_boot(&text) => Ok(false),
+            Some(_) => {
+                remove_file(&self.path.join("unsynced"))?;
                 Ok(true)
             }
-            Err(e) if e.kind() == ErrorKind::NotFound => Ok(false),
-            Err(e) => Err(io_error("read", &path)(e)),
+            None => Ok(false),
         }
     }
+}
+
+fn read_note(path: &Path) -> Result<Option<String>, CacheMountError> {
+    match fs::read_link(path) {
+        Ok(text) => Ok(text.into_os_string().into_string().ok()),
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(io_error("read", path)(e)),
+    }
+}
+
+fn is_of_this_boot(mark: &str) -> bool {
+    mark.split(' ').next() == Some(boot_id().as_str())
 }
 
 /// Syncs the file system of `dir`, then removes those marks that were there before.
@@ -294,13 +306,11 @@ pub(super) fn make_durable(dir: &Path) -> Result<(), CacheMountError> {
     let mut marks = Vec::new();
     for id in names(dir)? {
         let mark = dir.join(&id).join("unsynced");
-        if mark.exists() {
+        if read_note(&mark)?.is_some() {
             // Under the lock: a publication that has set its mark and not yet moved its files would be missed by the sync and lose its mark.
             let mount = MountDir::open(dir, &id)?;
             mount.lock_exclusive(CHAIN, None)?;
-            if let Ok(text) = fs::read_to_string(&mark) {
-                marks.push((id, mark, text));
-            }
+            marks.extend(read_note(&mark)?.map(|text| (id, mark, text)));
         }
     }
     if marks.is_empty() {
@@ -312,11 +322,9 @@ pub(super) fn make_durable(dir: &Path) -> Result<(), CacheMountError> {
         let mount = MountDir::open(dir, &id)?;
         mount.lock_exclusive(CHAIN, None)?;
         // Unchanged: nothing was published since. Another boot's marks are for the next user to see.
-        let same = fs::read_to_string(&mark).is_ok_and(|now| now == text && now.lines().next() == Some(boot_id().as_str()));
-        if same {
+        if is_of_this_boot(&text) && read_note(&mark)?.as_ref() == Some(&text) {
             remove_file(&mark)?;
         }
-        mount.unlock(CHAIN);
     }
     Ok(())
 }

@@ -6,11 +6,11 @@
 //!
 //! ```text
 //! <dir>/<id>/lock          byte ranges, see below
-//! <dir>/<id>/chain         the names of the layers, bottom first; replaced by rename
+//! <dir>/<id>/chain         a note: the names of the layers, bottom first
 //! <dir>/<id>/layers/<n>    one layer, in overlay form; the bottom one is the base
 //! <dir>/<id>/work/<n>      leases: fs and overlay's own work directory
 //! <dir>/<id>/staging       renamed directories on their way, while folding
-//! <dir>/<id>/unsynced      the boot during which something was published that is not known to be on the disk
+//! <dir>/<id>/unsynced      a note: the boot during which something was published that is not known to be on the disk
 //! ```
 //!
 //! # Invariants
@@ -272,7 +272,11 @@ fn prepare(mount: &MountDir, seed: &Seed) -> Result<Vec<String>, CacheMountError
             mount.forget()?;
         }
         mount.sweep()?;
-        if let Err(error) = mount.fold_if_long() {
+        let long = mount.read_chain()?.len() > CHAIN_MAX;
+        if long {
+            mount.mark_unsynced()?;
+        }
+        if long && let Err(error) = mount.fold_if_long() {
             // Half folded it is no base for anyone, and it would fail again. A cache may be new at any time.
             tracing::warn!("cache mount {} is emptied: {error}", mount.path().display());
             mount.forget()?;

@@ -224,7 +224,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
         Step::WorkingDirectory { path, uid, gid } => working_directory(path, *uid, *gid),
         Step::CheckProgram { candidates } => candidates.iter().try_for_each(|candidate| check_program(candidate)),
         Step::Streams { stdout, stderr } => streams(stdout, stderr),
-        Step::Limit { resource, limit } => Ok(rustix::process::setrlimit(*resource, limit.clone())?),
+        Step::Limit { resource, limit } => Ok(rustix::process::setrlimit(*resource, *limit)?),
         Step::Session => session(),
         Step::Seccomp { program } => load_filter(program),
         Step::BoundCapabilities { keep } => bound_capabilities(*keep),
