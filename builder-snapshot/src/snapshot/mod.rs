@@ -71,7 +71,7 @@ impl ActiveSnapshot {
         };
         let set = || {
             let fd = sys::fs::open_dir(&upper)?;
-            set_meta_of(&fd, &meta, true)?;
+            set_meta_of(&fd, &meta)?;
             set_mtime_of(&fd, meta.mtime)
         };
         set().map_err(SnapshotError::io("change", upper.display()))?;
@@ -115,7 +115,15 @@ impl ActiveSnapshot {
     /// Reading the changes fails.
     pub fn commit(self, started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
         let lower = MergedTree::open(&self.lowers)?;
-        let changes = diff::upper_changes(&self.upper, &lower, started)?;
+        self.commit_on(&lower, started)
+    }
+
+    /// As [`ActiveSnapshot::commit`], with the lower layers already open.
+    ///
+    /// # Errors
+    /// As [`ActiveSnapshot::commit`].
+    pub fn commit_on(self, lower: &MergedTree, started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
+        let changes = diff::upper_changes(&self.upper, lower, started)?;
         diff::remove_unchanged(&self.upper, &changes.unchanged)?;
         self.commit_written(changes.toc)
     }

@@ -168,9 +168,9 @@ impl TreeWriter {
     fn place_dir(&mut self, path: &TreePath, meta: &Meta) -> Result<(), SnapshotError> {
         let meta = cleaned(meta);
         self.at_parent(path, "make directory", |parent, name| {
-            fs::mkdirat(parent, name, Mode::from_raw_mode(0o700))?;
+            fs::mkdirat(parent, name, Mode::from_raw_mode(meta.mode & 0o777))?;
             let dir = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-            set_meta_of(&dir, &meta, true)
+            set_meta_of(&dir, &meta)
         })?;
         self.tree.forget(path);
         self.table.put(path.clone(), Node::Dir, meta);
@@ -223,7 +223,7 @@ impl TreeWriter {
                         fs::fremovexattr(&file, sys::fs::name(&old))?;
                     }
                 }
-                set_meta_of(&file, &meta, true)?;
+                set_meta_of(&file, &meta)?;
                 return if is_file { set_mtime_of(&file, meta.mtime) } else { Ok(()) };
             }
             set_meta_at(parent, name, &meta, is_link)?;
@@ -259,7 +259,7 @@ impl TreeWriter {
         let mut piece = std::mem::take(&mut self.piece);
         let written = self.at_parent(path, "write", |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
+            let mut file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?);
             let (size, digest, expected) = match content {
                 FileContent::Bytes(bytes) => {
                     file.write_all(bytes)?;
@@ -275,7 +275,7 @@ impl TreeWriter {
                 }
                 FileContent::LinkTo { .. } => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
             };
-            set_meta_of(&file, &meta, true)?;
+            set_meta_of(&file, &meta)?;
             set_mtime_of(&file, meta.mtime)?;
             Ok((size, digest, expected))
         });

@@ -7,4 +7,5 @@ mod formats;
 mod hostile;
 mod properties;
 mod semantics;
+mod tars;
 mod trees;

@@ -1,1 +1,371 @@
-//! (next)
+//! What layers mean, case by case: the shapes that images are made of, as tables `path → what`.
+
+use std::fs;
+use std::os::fd::AsRawFd;
+use std::path::PathBuf;
+
+use builder_snapshot::layer::{self, ApplyLimits};
+use builder_snapshot::snapshot::{CommittedLayer, FileContent};
+use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, merge};
+use builder_snapshot::tree::{FoundKind, MergedTree};
+use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
+
+use crate::tars::{Raw, tar};
+use crate::trees::{Stack, of_host, of_tree};
+
+fn path(text: &str) -> TreePath {
+    TreePath::new(text).expect("clean")
+}
+
+const OLD: Timestamp = Timestamp { seconds: 1_000_000_000, nanos: 5 };
+/// After everything that these tests write by hand, before everything that the clock writes.
+const STARTED: Timestamp = Timestamp { seconds: 1_700_000_000, nanos: 0 };
+
+fn file() -> Meta {
+    Meta { mode: 0o644, mtime: OLD, ..Meta::default() }
+}
+
+fn dir() -> Meta {
+    Meta { mode: 0o755, mtime: OLD, ..Meta::default() }
+}
+
+/// One word for each entry: `d/`, `f`, `-gone`, `new=old` for a hard link, `l>target`. The root is left out.
+fn words(toc: &Toc) -> Vec<String> {
+    let text = |path: &TreePath| String::from_utf8_lossy(path.as_bytes()).into_owned();
+    toc.entries
+        .iter()
+        .filter(|entry| !entry.path.is_root())
+        .map(|entry| match &entry.node {
+            Node::Dir => format!("{}/", text(&entry.path)),
+            Node::Whiteout => format!("-{}", text(&entry.path)),
+            Node::Hardlink { target } => format!("{}={}", text(&entry.path), text(target)),
+            Node::Symlink { target } => format!("{}>{}", text(&entry.path), String::from_utf8_lossy(target)),
+            _ => text(&entry.path),
+        })
+        .collect()
+}
+
+/// A lower layer with files a, b (linked), d/1, d/2, d/deep/3, a link and an empty directory.
+fn lower() -> Stack {
+    let mut stack = Stack::new();
+    stack.write(|writer| {
+        for name in ["d", "d/deep", "empty"] {
+            writer.make_dir(&path(name), &dir()).expect("make_dir");
+        }
+        for name in ["a", "d/1", "d/2", "d/deep/3"] {
+            writer.put_file(&path(name), FileContent::Bytes(name.as_bytes()), &file()).expect("put_file");
+        }
+        writer.hard_link(&path("a"), &path("b")).expect("hard_link");
+        writer.put_symlink(&path("to-d"), b"/d", &file()).expect("put_symlink");
+    });
+    stack
+}
+
+/// A step as a shell script on a mount of the stack.
+fn step(stack: &Stack, script: &str) -> CommittedLayer {
+    let snapshot = stack.snapshot();
+    let mount = snapshot.mount(None).expect("mount");
+    let root = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
+    // A detached mount has no path: shells say so.
+    let status = std::process::Command::new("sh").args(["-ec", script]).current_dir(root).stderr(std::process::Stdio::null()).status().expect("sh");
+    assert!(status.success(), "{script}");
+    drop(mount);
+    snapshot.commit(STARTED).expect("commit")
+}
+
+#[test]
+fn a_step_is_what_it_changed() {
+    let cases: &[(&str, &[&str])] = &[
+        ("true", &[]),
+        ("echo x > new; rm new", &[]),
+        ("echo x > empty/t; rm empty/t", &[]),
+        ("chmod 644 a", &[]),
+        ("chmod 600 a", &["a"]),
+        ("chmod 755 d", &[]),
+        ("chmod 700 d", &["d/"]),
+        ("echo new > n", &["n"]),
+        ("echo more >> d/deep/3", &["d/", "d/deep/", "d/deep/3"]),
+        ("printf a > a; touch -d @1000000000.000000005 a", &[]),
+        ("rm a", &["-a"]),
+        ("rm -r d", &["-d"]),
+        ("rm -r d; mkdir d", &["d/", "-d/1", "-d/2", "-d/deep"]),
+        ("rm -r d; mkdir d d/deep; echo x > d/1", &["d/", "d/1", "-d/2", "d/deep/", "-d/deep/3"]),
+        ("rm -r d; echo file > d", &["d"]),
+        ("rm a; mkdir a; echo x > a/x", &["a/", "a/x"]),
+        ("rm -r d; ln -s empty d", &["d>empty"]),
+        ("mv d/1 d/9", &["d/", "-d/1", "d/9"]),
+        ("ln a c", &["c"]),
+        ("echo y > x; ln x y; ln y d/z", &["d/", "d/z", "x=d/z", "y=d/z"]),
+        ("mkdir p; mkdir -p p/q/r", &["p/", "p/q/", "p/q/r/"]),
+        ("rm -r empty; mkdir empty", &["empty/"]),
+        ("mkfifo f; mknod n c 1 3; mknod m b 7 1; rm n", &["f", "m"]),
+    ];
+    for (script, expected) in cases {
+        let stack = lower();
+        let layer = step(&stack, script);
+        assert_eq!(words(&layer.toc), *expected, "{script}");
+        // What is on disk is what is in the table, whiteouts as devices.
+        let on_disk = of_host(layer.fs());
+        let mut on_disk: Vec<String> = on_disk.keys().map(TreePath::display).collect();
+        on_disk.sort();
+        let opaque_apart = !script.starts_with("rm -r");
+        let mut listed: Vec<String> = layer.toc.entries.iter().map(|e| e.path.display()).filter(|p| p != "/").collect();
+        listed.sort();
+        if opaque_apart {
+            assert_eq!(on_disk, listed, "{script}");
+        }
+    }
+}
+
+#[test]
+fn only_capabilities_are_exported_of_what_a_step_sets() {
+    let stack = lower();
+    let snapshot = stack.snapshot();
+    let mount = snapshot.mount(None).expect("mount");
+    let at = |name: &str| format!("/proc/self/fd/{}/{name}", mount.as_raw_fd());
+    let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+    let set =
+        |name: &str, attribute: &str, value: &[u8]| rustix::fs::setxattr(at(name), attribute, value, rustix::fs::XattrFlags::empty()).expect("set");
+    set("a", "user.note", b"x");
+    set("d/1", "security.capability", capability);
+    drop(mount);
+    let layer = snapshot.commit(STARTED).expect("commit");
+    assert_eq!(words(&layer.toc), ["a", "d/", "d/1"], "a file with a new attribute is not dropped: the next step can see it");
+    assert_eq!(layer.toc.file(&path("a")).expect("file").2.xattrs, []);
+    assert_eq!(layer.toc.file(&path("d/1")).expect("file").2.xattrs, [(b"security.capability"[..].into(), capability[..].into())]);
+}
+
+#[test]
+fn times_that_a_step_makes_are_marked() {
+    let stack = lower();
+    let layer = step(&stack, "echo x > new; cp -p a kept; touch -d 2001-01-01 told; echo y > d/deep/new");
+    let marks: Vec<(String, bool)> = layer.toc.entries.iter().map(|e| (e.path.display(), e.meta.made_by_step)).collect();
+    let mark = |path: &str| marks.iter().find(|(p, _)| p == path).map(|(_, mark)| *mark);
+    for (path, made) in [("/new", true), ("/kept", false), ("/told", false), ("/d", false), ("/d/deep", true), ("/d/deep/new", true), ("/", true)] {
+        assert_eq!(mark(path), Some(made), "{path}");
+    }
+}
+
+#[test]
+fn an_empty_layer_is_one_layer_whatever_it_is_on() {
+    let (some, none) = (lower(), Stack::new());
+    let (one, other) = (step(&some, "true"), step(&none, "true"));
+    assert!(one.toc.is_empty());
+    assert_eq!((one.id, one.content), (other.id, other.content));
+    let mut tar = Vec::new();
+    layer::write_tar(&one.toc, one.fs(), layer::TimePolicy::Keep, &mut tar).expect("write_tar");
+    assert_eq!(tar, [0; 1024]);
+}
+
+#[test]
+fn large_and_many_files_have_their_digests() {
+    let stack = Stack::new();
+    let layer = step(&stack, "head -c 5000000 /dev/zero > big; for i in $(seq 300); do echo $i > f$i; done");
+    assert_eq!(layer.toc.file(&path("big")).expect("file").1, Sha256Digest::of(&vec![0; 5_000_000]));
+    for i in 1..=300 {
+        assert_eq!(layer.toc.file(&path(&format!("f{i}"))).expect("file").1, Sha256Digest::of(format!("{i}\n").as_bytes()));
+    }
+}
+
+#[test]
+fn merging_tables_applies_whiteouts_and_renames_groups() {
+    let mut stack = lower();
+    stack.write(|writer| {
+        writer.remove(&path("a")).expect("remove");
+        writer.remove(&path("d/deep")).expect("remove");
+        writer.put_file(&path("d/1"), FileContent::Bytes(b"new"), &file()).expect("put_file");
+    });
+    let merged = merge(&stack.tocs.iter().collect::<Vec<_>>());
+    assert_eq!(words(&merged), ["b", "d/", "d/1", "d/2", "empty/", "to-d>/d"]);
+    assert_eq!(merged.file(&path("b")).expect("file").1, Sha256Digest::of(b"a"), "the first name of its group is gone, the file is not");
+    assert_eq!(merged.file(&path("d/1")).expect("file").1, Sha256Digest::of(b"new"));
+}
+
+#[test]
+fn what_a_file_hides_stays_hidden() {
+    let mut stack = lower();
+    stack.write(|writer| {
+        assert!(writer.tree().lookup(&path("d/deep/3")).expect("lookup").is_some());
+        writer.put_file(&path("d"), FileContent::Bytes(b"file"), &file()).expect("put_file");
+        assert_eq!(writer.tree().lookup(&path("d/deep/3")).expect("lookup"), None);
+        assert!(matches!(writer.put_file(&path("d/deep/4"), FileContent::Bytes(b""), &file()), Err(SnapshotError::NotADirectory { .. })));
+        writer.make_dir(&path("d"), &dir()).expect("make_dir");
+        assert_eq!(writer.tree().lookup(&path("d/deep")).expect("lookup"), None);
+        writer.make_dir(&path("d/deep"), &dir()).expect("make_dir");
+        assert_eq!(writer.tree().read_dir(&path("d/deep")).expect("read_dir"), []);
+    });
+    assert_eq!(words(&stack.tocs[1]), ["d/", "-d/1", "-d/2", "d/deep/", "-d/deep/3"]);
+}
+
+#[test]
+fn a_writer_copies_up_what_it_has_to() {
+    let mut stack = lower();
+    stack.write(|writer| {
+        writer.set_meta(&path("d/deep/3"), &Meta { mode: 0o600, uid: 5, ..file() }).expect("set_meta");
+        writer.hard_link(&path("a"), &path("c")).expect("hard_link");
+        assert!(matches!(writer.put_file(&path("no/parent"), FileContent::Bytes(b""), &file()), Err(SnapshotError::NotFound { .. })));
+        assert!(matches!(writer.put_file(&path("to-d/x"), FileContent::Bytes(b""), &file()), Err(SnapshotError::NotADirectory { .. })));
+        writer.remove(&path("nothing/there")).expect("nothing to remove");
+    });
+    assert_eq!(words(&stack.tocs[1]), ["a", "c=a", "d/", "d/deep/", "d/deep/3"]);
+    let parent = stack.tocs[1].get(&path("d/deep")).expect("listed");
+    assert_eq!(parent.meta, dir(), "a parent that is copied up keeps its time");
+    let found = stack.tree().lookup(&path("d/deep")).expect("lookup").expect("there");
+    assert_eq!(found.meta.mtime, OLD);
+    let found = stack.tree().lookup(&path("d/deep/3")).expect("lookup").expect("there");
+    assert_eq!((found.meta.mode, found.meta.uid), (0o600, 5));
+}
+
+#[test]
+fn links_to_committed_files_are_made_only_where_they_are_right() {
+    let mut stack = lower();
+    let source = stack.layers[0].join("d/1");
+    let digest = Sha256Digest::of(b"d/1");
+    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("stat"));
+    stack.write(|writer| {
+        let link = || FileContent::LinkTo { path: &source, size: 3, digest };
+        writer.put_file(&path("linked"), link(), &file()).expect("put_file");
+        writer.put_file(&path("twice"), link(), &file()).expect("put_file");
+        writer.put_file(&path("other-mode"), link(), &Meta { mode: 0o600, ..file() }).expect("put_file");
+        writer.put_file(&path("other-time"), link(), &Meta { mtime: STARTED, ..file() }).expect("put_file");
+        let wrong = FileContent::LinkTo { path: &source, size: 3, digest: Sha256Digest::of(b"") };
+        let error = writer.put_file(&path("wrong"), wrong, &Meta { mode: 0o600, ..file() }).expect_err("another digest");
+        assert!(matches!(error, SnapshotError::FileChanged { .. }), "{error}");
+    });
+    let same: Vec<&str> =
+        ["linked", "twice", "other-mode", "other-time"].into_iter().filter(|n| inode(&stack.layers[1].join(n)) == inode(&source)).collect();
+    assert_eq!(same, ["linked"]);
+    assert!(stack.tocs[1].entries.iter().all(|entry| !matches!(entry.node, Node::Hardlink { .. })), "the store's links are no groups of the layer's");
+}
+
+#[test]
+fn resolving_follows_links_inside() {
+    let mut stack = lower();
+    stack.write(|writer| {
+        for (name, target) in
+            [("up", "../../.."), ("loop", "loop"), ("chain", "to-d/deep"), ("dangling", "/no/where"), ("d/back", "../a"), ("file-link", "a")]
+        {
+            writer.put_symlink(&path(name), target.as_bytes(), &file()).expect("put_symlink");
+        }
+    });
+    let tree = stack.tree();
+    let cases = [
+        ("to-d/1", "/d/1", true),
+        ("chain/3", "/d/deep/3", true),
+        ("up/a", "/a", true),
+        ("d/back", "/a", true),
+        ("to-d", "/d", true),
+        ("dangling", "/no/where", false),
+        ("dangling/x", "/no/where/x", false),
+        ("d/none/below", "/d/none/below", false),
+        ("", "/", true),
+    ];
+    for (given, real, exists) in cases {
+        let resolution = tree.resolve(&path(given)).expect(given);
+        assert_eq!((resolution.path.display().as_str(), resolution.found.is_some()), (real, exists), "{given}");
+    }
+    assert_eq!(tree.resolve_parent(&path("to-d/back")).expect("parent").path.display(), "/d/back");
+    assert!(matches!(tree.resolve(&path("loop")), Err(SnapshotError::LinkLoop { .. })));
+    assert!(matches!(tree.resolve(&path("a/x")), Err(SnapshotError::NotADirectory { .. })));
+    assert!(matches!(tree.resolve(&path("file-link/x")), Err(SnapshotError::NotADirectory { .. })));
+    let beneath = tree.resolve_beneath(&path("d"), &path("back")).expect("beneath");
+    assert_eq!((beneath.path.display().as_str(), beneath.found), ("/d/a", None));
+    assert!(tree.open_file(&path("file-link")).is_err(), "exact");
+    let found = tree.lookup(&path("file-link")).expect("lookup").expect("there");
+    assert_eq!((found.layer, found.kind), (1, FoundKind::Symlink { target: b"a"[..].into() }));
+}
+
+/// Applies a tar on a base (or none); returns what it made and the stack's paths then.
+fn applied(stack: &Stack, entries: &[Raw], with_base: bool) -> (layer::Applied, Vec<String>) {
+    let into = stack.dir.path().join(format!("applied-{with_base}"));
+    let _ = fs::remove_dir_all(&into);
+    let bytes = tar(entries);
+    let base = with_base.then(|| stack.tree());
+    let applied = layer::apply(&mut &bytes[..], &into, base.as_ref(), &ApplyLimits::default()).expect("apply");
+    let mut layers: Vec<PathBuf> = stack.layers.clone();
+    layers.push(into);
+    let seen = of_tree(&MergedTree::open(&layers).expect("open"));
+    (applied, seen.keys().map(TreePath::display).collect())
+}
+
+#[test]
+fn layers_of_images_from_elsewhere() {
+    let all = ["/a", "/b", "/d", "/d/1", "/d/2", "/d/deep", "/d/deep/3", "/empty", "/to-d"];
+    let without = |gone: &[&str]| -> Vec<String> {
+        all.iter().filter(|p| !gone.iter().any(|g| **p == *g || p.starts_with(&format!("{g}/")))).map(|p| (*p).to_owned()).collect()
+    };
+    // What a layer is, whether it stands alone, what its table says on the base, what is gone of the base then.
+    let cases: Vec<(&str, Vec<Raw>, bool, &[&str], &[&str])> = vec![
+        ("a whiteout", vec![Raw::file(".wh.a", "")], true, &["-a"], &["/a"]),
+        ("a whiteout in a listed directory", vec![Raw::dir("d"), Raw::file("d/.wh.deep", "")], true, &["d/", "-d/deep"], &["/d/deep"]),
+        ("parents omitted", vec![Raw::file("d/1", "x")], false, &["d/", "d/1"], &[]),
+        ("a whiteout whose parent is omitted", vec![Raw::file("d/.wh.1", "")], false, &["d/", "-d/1"], &["/d/1"]),
+        ("below a lower link", vec![Raw::file("to-d/1", "x")], false, &["d/", "d/1"], &[]),
+        (
+            "an opaque directory",
+            vec![Raw::dir("d"), Raw::file("d/.wh..wh..opq", ""), Raw::file("d/1", "x")],
+            false,
+            &["d/", "d/1", "-d/2", "-d/deep"],
+            &["/d/2", "/d/deep"],
+        ),
+        (
+            "opaque, said last",
+            vec![Raw::dir("d"), Raw::file("d/1", "x"), Raw::file("d/.wh..wh..opq", "")],
+            false,
+            &["d/", "d/1", "-d/2", "-d/deep"],
+            &["/d/2", "/d/deep"],
+        ),
+        (
+            "opaque, the parent omitted",
+            vec![Raw::file("d/.wh..wh..opq", "")],
+            false,
+            &["d/", "-d/1", "-d/2", "-d/deep"],
+            &["/d/1", "/d/2", "/d/deep"],
+        ),
+        ("an opaque root", vec![Raw::file(".wh..wh..opq", "")], false, &["-a", "-b", "-d", "-empty", "-to-d"], &all),
+        (
+            "removed and made anew",
+            vec![Raw::file(".wh.d", ""), Raw::dir("d")],
+            false,
+            &["d/", "-d/1", "-d/2", "-d/deep"],
+            &["/d/1", "/d/2", "/d/deep"],
+        ),
+        (
+            "made anew, the removal said last",
+            vec![Raw::dir("d"), Raw::file(".wh.d", "")],
+            false,
+            &["d/", "-d/1", "-d/2", "-d/deep"],
+            &["/d/1", "/d/2", "/d/deep"],
+        ),
+        ("removed and replaced by a file", vec![Raw::file(".wh.a", ""), Raw::file("a", "x")], true, &["a"], &[]),
+        ("a link to a lower file", vec![Raw::hardlink("b", "a")], false, &["a", "b=a"], &[]),
+        ("a directory for a link", vec![Raw::dir("to-d")], true, &["to-d/"], &[]),
+        ("a file for a directory", vec![Raw::file("d", "x")], true, &["d"], &["/d/1", "/d/2", "/d/deep"]),
+        ("an entry twice", vec![Raw::file("n", "1"), Raw::file("n", "2"), Raw::hardlink("m", "n"), Raw::file(".wh.n", "")], true, &["m", "n=m"], &[]),
+    ];
+    for (name, entries, alone, expected, gone) in cases {
+        let stack = lower();
+        let (without_base, _) = applied(&stack, &entries, false);
+        assert_eq!(without_base.needs_base, !alone, "{name}");
+        let (with_base, seen) = applied(&stack, &entries, true);
+        assert!(!with_base.needs_base);
+        assert_eq!(words(&with_base.toc), expected, "{name}");
+        if alone {
+            assert_eq!(words(&without_base.toc), expected, "{name}");
+        }
+        let base: Vec<String> = seen.into_iter().filter(|p| all.contains(&p.as_str())).collect();
+        assert_eq!(base, without(gone), "{name}");
+        let mut merged = stack.merged_toc();
+        merged = merge(&[&merged, &with_base.toc]);
+        let left: Vec<String> = merged.entries.iter().map(|e| e.path.display()).filter(|p| all.contains(&p.as_str())).collect();
+        assert_eq!(left, without(gone), "{name}: by tables");
+    }
+}
+
+#[test]
+fn implicit_parents_look_as_those_below() {
+    let stack = lower();
+    let (applied, _) = applied(&stack, &[Raw::file("d/deep/new/f", "x")], true);
+    assert_eq!(applied.toc.get(&path("d/deep")).expect("listed").meta, dir());
+    assert_eq!(applied.toc.get(&path("d/deep/new")).expect("listed").meta, Meta { mode: 0o755, ..Meta::default() });
+}
