@@ -98,8 +98,11 @@ pub struct Meta {
     /// Such times become the epoch under `--timestamps=clamp`, whatever the epoch.
     pub made_by_step: bool,
     /// Extended attributes that count (`layer::xattr` says which), sorted by name.
-    pub xattrs: Vec<(Box<[u8]>, Box<[u8]>)>,
+    pub xattrs: Xattrs,
 }
+
+/// Extended attributes: names and values, sorted by name.
+pub type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// A time as file systems keep it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -433,7 +433,7 @@ impl MergedTree {
         let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
         let kind = match sys::fs::file_type(&stat) {
             FileType::RegularFile => {
-                FoundKind::File { size: u64::try_from(stat.st_size).unwrap_or(0), nlink: stat.st_nlink.into(), dev: stat.st_dev, ino: stat.st_ino }
+                FoundKind::File { size: u64::try_from(stat.st_size).unwrap_or(0), nlink: stat.st_nlink, dev: stat.st_dev, ino: stat.st_ino }
             }
             FileType::Directory => FoundKind::Dir,
             FileType::Symlink => FoundKind::Symlink { target: self.read_link(place, path)?.into() },

@@ -55,7 +55,7 @@ fn copy_dir(tree: &MergedTree, from: &TreePath, found: &Found, root: &RootDir, t
             // Last, as filling it changed its time.
             Work::Finish(found, to) => {
                 let dir = root.open_exact(&to, rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY, Mode::empty())?;
-                set_meta_of(&dir, &found.meta, true)?;
+                set_meta_of(&dir, &found.meta)?;
                 set_mtime_of(&dir, found.meta.mtime)?;
             }
         }
@@ -74,7 +74,7 @@ fn copy_entry(tree: &MergedTree, from: &TreePath, found: &Found, root: &RootDir,
         FoundKind::File { .. } => {
             let mut file = root.create_file(to, 0o600)?;
             io::copy(&mut tree.open_file(from).map_err(io::Error::other)?, &mut file)?;
-            set_meta_of(&file, meta, true)?;
+            set_meta_of(&file, meta)?;
             set_mtime_of(&file, meta.mtime)
         }
         FoundKind::Symlink { target } => {

@@ -9,9 +9,10 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
-use crate::layer::xattr::{self, Xattrs};
+use crate::layer::xattr;
 use crate::path::TreePath;
 use crate::sys;
+use crate::toc::Xattrs;
 
 /// A second thread pays from here on: starting one costs about 50 µs, hashing 2 MiB about a millisecond.
 const PARALLEL_BYTES: u64 = 2 << 20;

@@ -12,7 +12,7 @@ use crate::layer::xattr;
 use crate::path::TreePath;
 use crate::root::RootDir;
 use crate::sys;
-use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry};
+use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
 use crate::tree::{Child, Found, FoundKind, MergedTree, OPAQUE, meta_of_stat};
 
 use super::{hash, opaque_whiteouts};
@@ -94,12 +94,12 @@ impl Walk<'_> {
         Ok(())
     }
 
-    fn record_dir(&mut self, path: TreePath, stat: &Stat, xattrs: xattr::Xattrs, same: bool) {
+    fn record_dir(&mut self, path: TreePath, stat: &Stat, xattrs: Xattrs, same: bool) {
         let meta = self.meta(stat, xattrs);
         self.seen.push(Seen { path, what: What::Node(Node::Dir), meta, same });
     }
 
-    fn meta(&self, stat: &Stat, mut xattrs: xattr::Xattrs) -> Meta {
+    fn meta(&self, stat: &Stat, mut xattrs: Xattrs) -> Meta {
         xattrs.retain(|(name, _)| xattr::exported_from_run(name));
         let meta = meta_of_stat(stat);
         Meta { made_by_step: nanos(meta.mtime) >= self.started_nanos, xattrs, ..meta }
@@ -152,7 +152,7 @@ impl Walk<'_> {
         parent_hidden: bool,
         pending: &mut Vec<(TreePath, bool)>,
     ) -> Result<(), SnapshotError> {
-        let read = || -> std::io::Result<(bool, xattr::Xattrs)> {
+        let read = || -> std::io::Result<(bool, Xattrs)> {
             let dir = sys::fs::open_beneath(parent, sys::fs::name(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             let mut is_opaque = false;
             let mut xattrs = Vec::new();
@@ -308,7 +308,7 @@ fn same_stat(meta: &Meta, below: &Meta) -> bool {
     (meta.mode, meta.uid, meta.gid, meta.mtime) == (below.mode, below.uid, below.gid, below.mtime)
 }
 
-fn same_but_time(meta: &Meta, xattrs: &xattr::Xattrs, below: &Found) -> bool {
+fn same_but_time(meta: &Meta, xattrs: &Xattrs, below: &Found) -> bool {
     (meta.mode, meta.uid, meta.gid) == (below.meta.mode, below.meta.uid, below.meta.gid) && *xattrs == below.meta.xattrs
 }
 

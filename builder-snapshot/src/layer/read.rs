@@ -10,10 +10,9 @@
 use std::io::{self, Read};
 
 use crate::error::LayerError;
-use crate::toc::Timestamp;
+use crate::toc::{Timestamp, Xattrs};
 
 use super::ApplyLimits;
-use super::xattr::Xattrs;
 
 const BLOCK: usize = 512;
 
@@ -322,7 +321,7 @@ impl<'a> TarReader<'a> {
     }
 
     fn pax(&self, records: &[u8], extensions: &mut Extensions) -> Result<(), LayerError> {
-        let mut xattrs = std::collections::BTreeMap::new();
+        let mut xattrs: std::collections::BTreeMap<Box<[u8]>, Box<[u8]>> = std::collections::BTreeMap::new();
         for record in pax_records(records) {
             let (key, value) = record.map_err(|reason| self.damaged(reason))?;
             let bad = |what: &str| self.damaged(format!("PAX {what} {:?} is not usable", String::from_utf8_lossy(&value[..value.len().min(100)])));
@@ -353,7 +352,7 @@ impl<'a> TarReader<'a> {
                 }
             }
         }
-        let total: usize = xattrs.iter().map(|(name, value): (&Box<[u8]>, &Box<[u8]>)| name.len() + value.len()).sum();
+        let total: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if total > self.limits.xattr_bytes {
             return Err(LayerError::Limit { what: "bytes of attributes on one entry", limit: self.limits.xattr_bytes as u64 });
         }
@@ -535,9 +534,12 @@ fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK as u64
 }
 
+/// Key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
 /// The records of a PAX header: `length SP key=value LF`, where the length counts the whole record. Values may hold anything, line feeds too.
-fn pax_records(mut records: &[u8]) -> impl Iterator<Item = Result<(&[u8], &[u8]), &'static str>> {
-    let mut next = move || -> Result<Option<(&[u8], &[u8])>, &'static str> {
+fn pax_records(mut records: &[u8]) -> impl Iterator<Item = Result<Record<'_>, &'static str>> {
+    let mut next = move || -> Result<Option<Record<'_>>, &'static str> {
         const BAD: &str = "a PAX record is not well formed";
         if records.is_empty() {
             return Ok(None);

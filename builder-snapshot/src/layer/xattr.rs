@@ -9,12 +9,10 @@ use std::io;
 use std::os::fd::AsFd;
 
 use crate::sys;
+use crate::toc::Xattrs;
 
 /// File capabilities.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
-
-/// Attributes with names and values, sorted by name.
-pub(crate) type Xattrs = Vec<(Box<[u8]>, Box<[u8]>)>;
 
 /// Whether an attribute of this name may come in from outside and is part of what a tree holds.
 #[must_use]

@@ -26,7 +26,7 @@ use crate::layer::xattr;
 use crate::path::TreePath;
 use crate::root::{set_meta_of, set_mtime_at, set_mtime_of};
 use crate::sys;
-use crate::toc::{Meta, Node, Toc};
+use crate::toc::{Meta, Node, Toc, Xattrs};
 use crate::tree::{Child, FoundKind, MergedTree, OPAQUE, meta_of_stat};
 
 use super::dirs::OpenDirs;
@@ -291,7 +291,7 @@ impl TreeWriter {
     /// Links a committed file if that makes exactly what is wanted; false if it has to be copied.
     fn link_committed(&mut self, path: &TreePath, source: &Path, size: u64, meta: &Meta) -> Result<bool, SnapshotError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let read = || -> io::Result<(fs::Stat, xattr::Xattrs)> {
+        let read = || -> io::Result<(fs::Stat, Xattrs)> {
             let file = fs::open(source, flags, Mode::empty())?;
             Ok((fs::fstat(&file)?, xattr::read(&file)?))
         };

@@ -61,7 +61,7 @@ pub(crate) fn stat_at(dir: impl AsFd, path: &Path) -> io::Result<Option<Stat>> {
 
 /// The modification time of `stat`.
 pub(crate) fn mtime(stat: &Stat) -> Timestamp {
-    Timestamp { seconds: i64::from(stat.st_mtime), nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
+    Timestamp { seconds: stat.st_mtime, nanos: u32::try_from(stat.st_mtime_nsec).unwrap_or(0) }
 }
 
 /// The kind of file of `stat`.
@@ -134,7 +134,9 @@ pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &[u8]) -> io::Result<()>
         Err(e) => return Err(e.into()),
     }
     let mut current = open_subdir(parent, name)?;
-    let mut above: Vec<(Box<[u8]>, Vec<Box<[u8]>>)> = vec![(name.into(), empty_of_files(current.as_fd())?)];
+    // Each directory on the way down: its name, and the subdirectories that are still in it.
+    type Level = (Box<[u8]>, Vec<Box<[u8]>>);
+    let mut above: Vec<Level> = vec![(name.into(), empty_of_files(current.as_fd())?)];
     while let Some((name, subdirs)) = above.last_mut() {
         if let Some(subdir) = subdirs.pop() {
             current = open_subdir(current.as_fd(), &subdir)?;

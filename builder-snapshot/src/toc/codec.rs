@@ -16,7 +16,7 @@
 use crate::digest::Sha256Digest;
 use crate::path::{MAX_PATH_BYTES, TreePath};
 
-use super::{Meta, Node, Timestamp, Toc, TocEntry};
+use super::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
 
 const MAGIC: &[u8] = b"rbuild-toc\n";
 const CONTENT_MAGIC: &[u8] = b"rbuild-content\n";
@@ -306,7 +306,7 @@ fn get_meta(cursor: &mut Cursor<'_>) -> Result<Meta, TocError> {
         _ => return cursor.fail("a flag is neither 0 nor 1"),
     };
     let count = cursor.len(MAX_XATTR_BYTES)?;
-    let mut xattrs: Vec<(Box<[u8]>, Box<[u8]>)> = Vec::new();
+    let mut xattrs = Xattrs::new();
     for _ in 0..count {
         let name: Box<[u8]> = cursor.bytes(MAX_XATTR_BYTES)?.into();
         if name.is_empty() || name.contains(&0) || xattrs.last().is_some_and(|(last, _)| *last >= name) {

@@ -146,15 +146,11 @@ fn act(root: &Path, op: &Op) {
                 set(path, meta);
             }
         }
-        Op::Fifo(path, meta) if make_way(path) => {
-            if rustix::fs::mknodat(CWD, at(path), FileType::Fifo, Mode::empty(), 0).is_ok() {
-                set(path, meta);
-            }
-        }
-        Op::Device(path, meta) if make_way(path) => {
-            if rustix::fs::mknodat(CWD, at(path), FileType::CharacterDevice, Mode::empty(), rustix::fs::makedev(1, 3)).is_ok() {
-                set(path, meta);
-            }
+        Op::Fifo(path, meta) if make_way(path) && rustix::fs::mknodat(CWD, at(path), FileType::Fifo, Mode::empty(), 0).is_ok() => set(path, meta),
+        Op::Device(path, meta)
+            if make_way(path) && rustix::fs::mknodat(CWD, at(path), FileType::CharacterDevice, Mode::empty(), rustix::fs::makedev(1, 3)).is_ok() =>
+        {
+            set(path, meta)
         }
         Op::Link(from, to) if !has_link(from) && at(from).is_file() && !at(from).is_symlink() && from.below(to).is_none() && make_way(to) => {
             let _ = fs::hard_link(at(from), at(to));

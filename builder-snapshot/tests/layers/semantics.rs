@@ -295,7 +295,8 @@ fn layers_of_images_from_elsewhere() {
         all.iter().filter(|p| !gone.iter().any(|g| **p == *g || p.starts_with(&format!("{g}/")))).map(|p| (*p).to_owned()).collect()
     };
     // What a layer is, whether it stands alone, what its table says on the base, what is gone of the base then.
-    let cases: Vec<(&str, Vec<Raw>, bool, &[&str], &[&str])> = vec![
+    type Case<'a> = (&'a str, Vec<Raw>, bool, &'a [&'a str], &'a [&'a str]);
+    let cases: Vec<Case<'_>> = vec![
         ("a whiteout", vec![Raw::file(".wh.a", "")], true, &["-a"], &["/a"]),
         ("a whiteout in a listed directory", vec![Raw::dir("d"), Raw::file("d/.wh.deep", "")], true, &["d/", "-d/deep"], &["/d/deep"]),
         ("parents omitted", vec![Raw::file("d/1", "x")], false, &["d/", "d/1"], &[]),
