@@ -192,7 +192,7 @@ fn verified(dir: &Path) -> Vec<Manifest> {
 async fn d4_layouts_are_whole_and_base_layers_keep_their_blobs() {
     let bench = Bench::new();
     let image = bench.image().await;
-    let exported = bench.export(bench.output(OutputKind::Oci { tar: false }, "out"), &["x:1"], &[image.clone()]).await.expect("exported");
+    let exported = bench.export(bench.output(OutputKind::Oci { tar: false }, "out"), &["x:1"], std::slice::from_ref(&image)).await.expect("exported");
     let manifests = verified(&bench.out("out"));
     let original = verified(&bench.out("layout"));
     assert_eq!(manifests[0].layers[..2], original[0].layers[..]);
@@ -200,7 +200,7 @@ async fn d4_layouts_are_whole_and_base_layers_keep_their_blobs() {
     assert_eq!(exported.metadata["image.name"], "docker.io/library/x:1");
 
     // Again, into a tar: the same digests, and as many bytes.
-    let again = bench.export(bench.output(OutputKind::Oci { tar: true }, "out.tar"), &["x:1"], &[image.clone()]).await.expect("exported");
+    let again = bench.export(bench.output(OutputKind::Oci { tar: true }, "out.tar"), &["x:1"], std::slice::from_ref(&image)).await.expect("exported");
     assert_eq!(again.digest, exported.digest);
     let mut archive = tar::Archive::new(fs::File::open(bench.out("out.tar")).expect("open"));
     archive.unpack(bench.out("unpacked")).expect("a tar");
@@ -216,7 +216,10 @@ async fn d4_layouts_are_whole_and_base_layers_keep_their_blobs() {
 async fn d4_docker_archives_list_names_and_layers() {
     let bench = Bench::new();
     let image = bench.image().await;
-    bench.export(bench.output(OutputKind::Docker, "d.tar"), &["example.org/team/app:1.2", "app"], &[image.clone()]).await.expect("exported");
+    bench
+        .export(bench.output(OutputKind::Docker, "d.tar"), &["example.org/team/app:1.2", "app"], std::slice::from_ref(&image))
+        .await
+        .expect("exported");
     tar::Archive::new(fs::File::open(bench.out("d.tar")).expect("open")).unpack(bench.out("d")).expect("a tar");
     let listed: serde_json::Value = serde_json::from_slice(&fs::read(bench.out("d/manifest.json")).expect("read")).expect("json");
     assert_eq!(listed[0]["RepoTags"], serde_json::json!(["example.org/team/app:1.2", "app:latest"]));
@@ -248,7 +251,7 @@ async fn d5_local_merges_into_a_directory_and_follows_no_link() {
     // An earlier image left links where this one has a directory and a file.
     std::os::unix::fs::symlink(&outside, dest.join("d")).expect("link");
     std::os::unix::fs::symlink(outside.join("x"), dest.join("h")).expect("link");
-    bench.export(bench.output(OutputKind::Local, "local"), &[], &[image.clone()]).await.expect("exported");
+    bench.export(bench.output(OutputKind::Local, "local"), &[], std::slice::from_ref(&image)).await.expect("exported");
     assert_eq!(fs::read_dir(&outside).expect("list").count(), 0);
     assert!(dest.join("other").is_dir());
     assert_eq!(fs::read_to_string(dest.join("d/f")).expect("read"), "new\n");
@@ -319,7 +322,10 @@ async fn layers_that_omit_parents_are_unpacked_on_those_below() {
     let bench = Bench::new();
     let mut base = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_ustar();
-    (header.set_mode(0o700), header.set_uid(7), header.set_entry_type(tar::EntryType::Directory), header.set_size(0));
+    header.set_mode(0o700);
+    header.set_uid(7);
+    header.set_entry_type(tar::EntryType::Directory);
+    header.set_size(0);
     base.append_data(&mut header, "etc/", &b""[..]).expect("append");
     let layers = [base.into_inner().expect("tar"), tar_of(&[("etc/two", "2")])];
     let resolved = bench.resolve(&bench.layout(&layers)).await;

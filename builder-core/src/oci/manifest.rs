@@ -138,6 +138,7 @@ pub struct Index {
 
 /// A document that a registry or a layout calls a manifest.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::large_enum_variant, reason = "a few live at a time, and each is taken apart at once")]
 pub enum Document {
     /// One image.
     Manifest(Manifest),
@@ -272,7 +273,7 @@ pub fn to_json(document: &impl Serialize) -> Vec<u8> {
 /// # Errors
 /// The platforms that there are, if none fits.
 pub fn select<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor, Vec<String>> {
-    let usable = |entry: &&Descriptor| entry.annotations.get("vnd.docker.reference.type").is_none();
+    let usable = |entry: &&Descriptor| !entry.annotations.contains_key("vnd.docker.reference.type");
     let best = index
         .manifests
         .iter()

@@ -131,7 +131,7 @@ impl Registry {
     pub async fn head_manifest(&self, reference: &Reference, patience: Patience) -> Result<ManifestHead, RegistryError> {
         let path = format!("manifests/{}", reference.selector());
         let ask = Ask { method: Method::HEAD, path: &path, accept: Some(media::MANIFEST_ACCEPT), range_from: None };
-        let (_, response) = self.from_any(reference, &ask, patience).await?;
+        let (_, response) = self.first_answer(reference, &ask, patience).await?;
         Ok(ManifestHead { digest: content_digest(&response) })
     }
 
@@ -232,7 +232,7 @@ impl Registry {
         }
     }
 
-    async fn from_any(&self, reference: &Reference, ask: &Ask<'_>, patience: Patience) -> Result<(Endpoint, Response), RegistryError> {
+    async fn first_answer(&self, reference: &Reference, ask: &Ask<'_>, patience: Patience) -> Result<(Endpoint, Response), RegistryError> {
         let places = self.places(reference);
         let mut last = RegistryError::NotFound;
         let count = places.len();

@@ -231,7 +231,7 @@ async fn f4_broken_downloads_go_on_where_they_stopped() {
             let from = if honours_ranges { from } else { 0 };
             let rest = content[from..].to_vec();
             let cut = if honours_ranges { 150_000 } else { 399_000 };
-            let cut = (rest.len() > cut && (honours_ranges || request.headers.get("range").is_none())).then_some(cut);
+            let cut = (rest.len() > cut && (honours_ranges || !request.headers.contains_key("range"))).then_some(cut);
             let mut answer = reply(if from > 0 { 206 } else { 200 }, rest);
             if from > 0 {
                 answer = answer.header("content-range", format!("bytes {from}-{}/{}", content.len() - 1, content.len()));

@@ -17,6 +17,7 @@ use std::io::{self, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use builder_snapshot::layer::{self, ApplyLimits, TimePolicy};
 use builder_snapshot::tree::MergedTree;
@@ -39,6 +40,8 @@ use crate::source::oci_layout::Layout;
 const QUEUE_CHUNKS: usize = 16;
 /// Layers unpacked at once. Each has a thread and its buffers.
 const PARALLEL_LAYERS: usize = 4;
+/// How often a download says how far it is.
+const TELL_EVERY: Duration = Duration::from_millis(200);
 /// Name of the file beside a layer's `fs` that says below which layers it was unpacked, if that matters.
 const CHAIN_FILE: &str = "chain";
 
@@ -275,7 +278,7 @@ impl ImageSources {
         let (to_unpack, from_network) = mpsc::channel(QUEUE_CHUNKS);
         let unpacked = self.unpack(layer, origin, wish, Box::new(ChunkReader { chunks: from_network, current: Bytes::new() }), true);
         let fetched = async {
-            let mut done = 0;
+            let (mut done, mut told) = (0, Instant::now());
             loop {
                 match stream.next().await {
                     Ok(Some(piece)) => {
@@ -284,7 +287,10 @@ impl ImageSources {
                         if to_unpack.send(Ok(piece)).await.is_err() {
                             break;
                         }
-                        progress.status(&id, done, origin.size, false);
+                        if told.elapsed() >= TELL_EVERY {
+                            told = Instant::now();
+                            progress.status(&id, done, origin.size, false);
+                        }
                     }
                     Ok(None) => break,
                     Err(error) => {
