@@ -23,15 +23,16 @@ use crate::error::{BuildError, StepError};
 use crate::event::{EventSink, TaskId, Tasks};
 use crate::export::{self, ExportRequest, Exported};
 use crate::frontend::{Answer, Compilation, Compiled, MAX_ROUNDS, Need, Resolved, TargetImage};
-use crate::graph::{Graph, Op, VertexId};
+use crate::graph::{Graph, Op, SourceOp, VertexId};
 use crate::image::{self, FinalImage, Made};
 use crate::registry::{CredentialProvider, NoCredentials, RegistryConfig};
 use crate::request::{BuildReport, BuildRequest, LocalContext, Output, OutputKind};
-use crate::run::Blocking;
+use crate::run::{self, Blocking};
 use crate::run::exec::ExecSettings;
 use crate::run::vertex::{VertexFailure, VertexValue, Vertices, VerticesOf};
 use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
+use crate::source::git::without_password;
 use crate::source::image::{ImageSources, Progress};
 use crate::source::local::LocalTree;
 use crate::source::remote::RemoteSources;
@@ -199,6 +200,7 @@ impl Build<'_> {
                 }
             }
             Need::File { context, path } => self.answer_file(context, path).await,
+            Need::RemoteFile { source, path } => self.answer_remote_file(source, path).await,
         }
     }
 
@@ -213,6 +215,30 @@ impl Build<'_> {
         match read.and_then(|read| read) {
             Ok(bytes) => Answer::File(bytes.map(Into::into)),
             Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    async fn answer_remote_file(&self, source: &SourceOp, path: &str) -> Answer {
+        let (what, is_file) = match source {
+            SourceOp::Git { url, .. } => (format!("[internal] load git source {}", without_password(url)), false),
+            _ => ("[internal] load remote build context".to_owned(), true),
+        };
+        let task = self.tasks.plan(&what, None);
+        self.tasks.start(task);
+        let read = async {
+            let stack = self.remotes.fetch(source).await?;
+            let (store, path) = (Arc::clone(self.store), path.to_owned());
+            Blocking::new(1).run(move || run::file::read_remote(&stack, &path, is_file, &store, MAX_NEEDED_FILE_BYTES)).await?
+        };
+        match read.await {
+            Ok(bytes) => {
+                self.tasks.done(task);
+                Answer::File(bytes.map(Into::into))
+            }
+            Err(error) => {
+                self.tasks.failed(task, &error.to_string());
+                Answer::Failed(error.to_string())
+            }
         }
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::diagnostic::Diagnostic;
-use crate::graph::{Graph, ImageLocation, SourceText, VertexId};
+use crate::graph::{Graph, ImageLocation, SourceOp, SourceText, VertexId};
 use crate::oci::{DiffId, ImageDocument, Platform, Reference, Sha256Digest};
 
 /// Most rounds of needs: FROM, ONBUILD, COPY --from in triggers and named contexts each add one; more is a cycle.
@@ -47,6 +47,14 @@ pub enum Need {
     File {
         /// `context` or a named context.
         context: String,
+        /// Path inside.
+        path: String,
+    },
+    /// A file of a context that is fetched first: the Dockerfile in a git repository or in a tar on a web server. What a web server has
+    /// instead of a tar is itself the file.
+    RemoteFile {
+        /// The context: [`SourceOp::Git`] or [`SourceOp::Http`].
+        source: SourceOp,
         /// Path inside.
         path: String,
     },

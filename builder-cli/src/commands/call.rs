@@ -72,6 +72,9 @@ async fn resolve(images: &ImageSources, needs: Vec<Need>, resolved: &mut Resolve
                 Ok(image) => Answer::Image(Arc::new(image)),
                 Err(error) => Answer::Failed(error.to_string()),
             },
+            Need::RemoteFile { path, .. } => {
+                Answer::Failed(format!("{path} of a remote context is not on this machine; --check and --call need a local Dockerfile"))
+            }
             Need::File { context, path } => {
                 Answer::Failed(format!("{path} of the context {context} is not on this machine; --check and --call need a local Dockerfile"))
             }

@@ -18,7 +18,7 @@ pub enum Op {
 }
 
 /// Where a tree comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceOp {
     /// An image, resolved by the frontend's needs to one manifest.
     Image {
@@ -63,7 +63,7 @@ pub enum SourceOp {
 }
 
 /// Where an image's manifest and blobs are.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ImageLocation {
     /// The registry that its reference names (or a mirror), or the local store when rbuild built it.
     Registry,

@@ -394,7 +394,8 @@ fn check_reference(reference: &str) -> Result<(), StepError> {
 }
 
 /// The address for messages and records.
-fn without_password(url: &str) -> String {
+#[must_use]
+pub fn without_password(url: &str) -> String {
     match url.split_once("://") {
         Some((scheme, rest)) => {
             let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));

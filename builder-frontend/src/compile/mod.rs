@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
-use builder_core::graph::GraphBuilder;
+use builder_core::graph::{GraphBuilder, SourceOp};
 use builder_core::oci::Platform;
 use serde_json::Value;
 
@@ -172,7 +172,21 @@ impl DockerfileFrontend {
         match &self.options.dockerfile {
             DockerfileSource::Text { name, text } => Ok(Opened::File(Box::new(ParsedFile::parse(name, text)))),
             DockerfileSource::InContext { path } => {
-                let need = |path: &str| Need::File { context: "context".to_owned(), path: path.to_owned() };
+                let remote = match &self.options.context {
+                    NamedContext::Git { url } => match GitReference::parse(url) {
+                        Some(Ok(git)) => Some(git.source(None)),
+                        Some(Err(reason)) => return Err(vec![plain_error("git-reference", format!("cannot use git repository {url}: {reason}"))]),
+                        None => return Err(vec![plain_error("git-reference", format!("{url:?} is no address of a git repository"))]),
+                    },
+                    NamedContext::Http { url } => {
+                        Some(SourceOp::Http { url: url.clone(), filename: remote::http_filename(url), checksum: None })
+                    }
+                    _ => None,
+                };
+                let need = |path: &str| match &remote {
+                    Some(source) => Need::RemoteFile { source: source.clone(), path: path.to_owned() },
+                    None => Need::File { context: "context".to_owned(), path: path.to_owned() },
+                };
                 // A file called `dockerfile` serves where `Dockerfile` is missing (A0.8).
                 let lower = path.strip_suffix("Dockerfile").map(|dir| format!("{dir}dockerfile"));
                 for path in std::iter::once(path.clone()).chain(lower) {

@@ -319,7 +319,8 @@ impl Compiler<'_> {
 fn copy_everything(unpack: bool, reset_owner: bool) -> FileAction {
     FileAction::Copy(CopyAction {
         input: 0,
-        sources: vec![String::new()],
+        // A download is one file, known as an archive only when it is named itself.
+        sources: vec![if unpack { "*".to_owned() } else { String::new() }],
         dest: Dest { path: "/".to_owned(), is_dir: true },
         owner: None,
         chmod: None,

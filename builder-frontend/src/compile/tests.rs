@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage};
-use builder_core::graph::{FileAction, Mount, Network, Op, SourceOp};
+use builder_core::graph::{FileAction, Mount, Network, Op};
 use builder_core::oci::{DiffId, ImageDocument, Platform, Sha256Digest};
 use builder_core::request::Entitlement;
 use insta::assert_snapshot;
@@ -513,7 +513,7 @@ fn all_images_of_a_round_are_asked_for_together_and_only_reachable_ones() {
         .iter()
         .map(|need| match need {
             Need::Image { reference, .. } => reference.familiar(),
-            Need::File { path, .. } => path.clone(),
+            Need::File { path, .. } | Need::RemoteFile { path, .. } => path.clone(),
         })
         .collect();
     assert_eq!(names, ["b", "c", "d", "e"]);
@@ -530,6 +530,20 @@ fn a0_8_a_dockerfile_in_the_context_is_asked_for_in_both_cases() {
         resolved.answers.insert(needs[0].clone(), Answer::File(answer));
     }
     assert!(matches!(frontend.compile(&resolved), Ok(Compilation::Ready(_))));
+}
+
+#[test]
+fn c5_3_the_dockerfile_of_a_remote_context_is_asked_for_there() {
+    for (context, wanted) in [
+        (NamedContext::Git { url: "https://h/r.git#v1:sub".to_owned() }, "https://h/r.git"),
+        (NamedContext::Http { url: "https://h/ctx.tar.gz".to_owned() }, "https://h/ctx.tar.gz"),
+    ] {
+        let source = DockerfileSource::InContext { path: "Dockerfile".to_owned() };
+        let frontend = DockerfileFrontend::new(FrontendOptions { context, ..FrontendOptions::new(source, platform("linux/amd64")) });
+        let Ok(Compilation::Needs(needs)) = frontend.compile(&Resolved::default()) else { panic!("needs") };
+        let [Need::RemoteFile { source: SourceOp::Git { url, .. } | SourceOp::Http { url, .. }, path }] = &needs[..] else { panic!("{needs:?}") };
+        assert_eq!((url.as_str(), path.as_str()), (wanted, "Dockerfile"));
+    }
 }
 
 #[test]

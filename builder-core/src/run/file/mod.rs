@@ -12,6 +12,7 @@ mod select;
 
 pub use archive::open_archive;
 
+use std::io::Read;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,7 +24,7 @@ use builder_snapshot::{Hasher, Sha256Digest, TreePath};
 use self::copy::{Copier, Source};
 use crate::content::{Stack, Store};
 use crate::error::StepError;
-use crate::graph::{CopyAction, FileAction, FileOp};
+use crate::graph::{CopyAction, Dest, FileAction, FileOp};
 use crate::run::TreeValue;
 use crate::source::missing;
 use crate::source::stack::StackTree;
@@ -132,6 +133,55 @@ pub fn execute(op: &FileOp, inputs: &[TreeValue], layer_dirs: &dyn Fn(&Stack) ->
     }
     let toc = writer.finish().map_err(|e| failed(&e))?;
     snapshot.commit_written(toc).map_err(|e| failed(&e))
+}
+
+/// The file `path` (links followed inside the tree) of a fetched context; none if it is not there. With `is_file` the context is a download:
+/// an archive is looked into, anything else is itself the file.
+///
+/// # Errors
+/// What can't be read, and files of more than `limit` bytes.
+pub fn read_remote(context: &Stack, path: &str, is_file: bool, store: &Store, limit: u64) -> Result<Option<Vec<u8>>, StepError> {
+    let failed = |error: &dyn std::fmt::Display| StepError::other(format!("cannot read {path:?}: {error}"));
+    let wanted = TreePath::clipped(path).map_err(|e| failed(&e))?;
+    let dirs = store.stack_dirs(context);
+    let downloaded = MergedTree::open(&dirs).map_err(|e| failed(&e))?;
+    if !is_file {
+        return read_within(&downloaded, &wanted, limit).map_err(|e| failed(&e));
+    }
+    let Some(name) = downloaded.read_dir(&TreePath::root()).map_err(|e| failed(&e))?.into_iter().next() else { return Ok(None) };
+    let file = TreePath::root().child(&name.name);
+    if archive::sniff(&mut downloaded.open_file(&file).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?.is_none() {
+        return read_within(&downloaded, &file, limit).map_err(|e| failed(&e));
+    }
+    let copy = CopyAction {
+        input: 0,
+        sources: vec!["/*".to_owned()],
+        dest: Dest { path: "/".to_owned(), is_dir: true },
+        owner: None,
+        chmod: None,
+        parents: false,
+        excludes: Vec::new(),
+        unpack: true,
+        reset_owner: false,
+    };
+    let op = FileOp { base: false, actions: vec![FileAction::Copy(copy)] };
+    let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store)?;
+    let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
+    read_within(&tree, &wanted, limit).map_err(|e| failed(&e))
+}
+
+fn read_within(tree: &MergedTree, path: &TreePath, limit: u64) -> Result<Option<Vec<u8>>, String> {
+    let found = tree.resolve(path).map_err(|error| error.to_string())?;
+    if found.found.is_none() {
+        return Ok(None);
+    }
+    let mut bytes = Vec::new();
+    let file = tree.open_file(&found.path).map_err(|error| error.to_string())?;
+    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > limit {
+        return Err(format!("it is larger than {limit} bytes"));
+    }
+    Ok(Some(bytes))
 }
 
 fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<Source<'a>, StepError> {
