@@ -77,7 +77,7 @@ impl DockerCredentials {
         Self { files: files(environment), path: environment.get_os("PATH").map(Into::into) }
     }
 
-    fn from_helper(&self, helper: &str, server: &str) -> Result<Option<Credentials>, String> {
+    fn ask_helper(&self, helper: &str, server: &str) -> Result<Option<Credentials>, String> {
         let program = format!("docker-credential-{helper}");
         let mut command = Command::new(&program);
         if let Some(path) = &self.path {
@@ -112,13 +112,13 @@ impl CredentialProvider for DockerCredentials {
             let config: DockerConfig = serde_json::from_slice(&text).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
             let server = if host == "docker.io" { DOCKER_HUB } else { host };
             if let Some(helper) = config.cred_helpers.get(server).or_else(|| config.cred_helpers.get(host)).filter(|helper| !helper.is_empty())
-                && let Some(found) = self.from_helper(helper, server)?
+                && let Some(found) = self.ask_helper(helper, server)?
             {
                 return Ok(found);
             }
             if !config.creds_store.is_empty()
                 && config.auths.keys().any(|key| names_host(key, host))
-                && let Some(found) = self.from_helper(&config.creds_store, server)?
+                && let Some(found) = self.ask_helper(&config.creds_store, server)?
             {
                 return Ok(found);
             }

@@ -36,7 +36,9 @@ use progress::palette::Palette;
 fn main() -> std::process::ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
-        let what = panic.payload_as_str().unwrap_or("no reason given");
+        let payload = panic.payload();
+        let what =
+            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
         // Standard error may be gone; there is nobody else to tell.
         let _ = writeln!(std::io::stderr(), "ERROR: internal fault of rbuild: {what}{place}; please report it with what you ran");
     }));

@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
+use builder_core::diagnostic::Diagnostic;
 use builder_core::error::BuildError;
 use builder_core::frontend::{Answer, Need, Resolved};
 use builder_core::source::image::ImageSources;
@@ -30,7 +31,7 @@ pub(crate) async fn run(plan: BuildPlan, images: &ImageSources, interrupts: &Int
                 let _ = std::io::stdout().write_all(text.as_bytes());
                 return Ok(code);
             }
-            Err(error) => return Ok(failed(&error, palette)),
+            Err(errors) => return Ok(failed(&BuildError::Definition(errors), palette)),
         };
         tokio::select! {
             () = resolve(images, needs, &mut resolved, plan.pull) => {}
@@ -41,7 +42,7 @@ pub(crate) async fn run(plan: BuildPlan, images: &ImageSources, interrupts: &Int
 }
 
 /// One round: what is needed, or the answer's text and status.
-fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result<CallOutcome<(String, ExitCode)>, BuildError> {
+fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result<CallOutcome<(String, ExitCode)>, Vec<Diagnostic>> {
     fn ready<T>(outcome: CallOutcome<T>, show: impl FnOnce(&T) -> (String, ExitCode)) -> CallOutcome<(String, ExitCode)> {
         match outcome {
             CallOutcome::Needs(needs) => CallOutcome::Needs(needs),
@@ -54,13 +55,13 @@ fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result
             let text = if format == CallFormat::Json { json(report.to_json()) } else { check_text(report) };
             (text, if report.warnings.is_empty() && report.errors.is_empty() { ExitCode::Success } else { ExitCode::Failure })
         })),
-        Call::Outline(format) => Ok(ready(frontend.outline(resolved).map_err(BuildError::Definition)?, |outline| {
+        Call::Outline(format) => Ok(ready(frontend.outline(resolved)?, |outline| {
             (if format == CallFormat::Json { json(outline.to_json()) } else { outline_text(outline) }, ExitCode::Success)
         })),
-        Call::Targets(format) => Ok(ready(frontend.targets(resolved).map_err(BuildError::Definition)?, |targets| {
+        Call::Targets(format) => Ok(ready(frontend.targets(resolved)?, |targets| {
             (if format == CallFormat::Json { json(targets.to_json()) } else { targets_text(targets) }, ExitCode::Success)
         })),
-        Call::Build => Err(BuildError::Internal("a build is no call".into())),
+        Call::Build => unreachable!("a build is no call"),
     }
 }
 
