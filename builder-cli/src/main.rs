@@ -11,6 +11,7 @@
 
 mod args;
 mod base64;
+mod brought_context;
 mod commands;
 mod config;
 mod credentials;
@@ -20,7 +21,6 @@ mod progress;
 mod render;
 mod request;
 mod signals;
-mod stdin_context;
 
 use std::io::Write as _;
 

@@ -1,6 +1,6 @@
 //! `rbuild build`: plan, engine, results.
 
-use std::io::{Read as _, Write as _};
+use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::progress::palette::Palette;
 use crate::progress::{Progress, ProgressKind};
 use crate::request::{self, BuildPlan, Call};
 use crate::signals::Interrupts;
-use crate::{config, render};
+use crate::{brought_context, config, render};
 
 /// Threads of the runtime. They only coordinate and talk to the network; work that computes or blocks has threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -68,10 +68,10 @@ async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrup
         Err(error) => return Ok(failed(&BuildError::Store(error.to_string()), palette)),
     };
     let mut plan = plan;
-    // The directory of an unpacked archive lives until the build is over.
-    let _unpacked = match plan.archive.take() {
-        Some(start) => Some(unpack_stdin(&mut plan, start, &builder)?),
-        None => None,
+    // The directory of an unpacked context lives until the build is over.
+    let _unpacked = tokio::select! {
+        brought = brought_context::bring(&mut plan, builder.store(), &registries) => brought?,
+        () = interrupts.cancel.cancelled() => return Ok(ExitCode::Cancelled),
     };
     match plan.call {
         Call::Build => build(plan, &builder, interrupts, palette).await,
@@ -159,17 +159,4 @@ fn remove_old(path: &Path) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("cannot replace {}", path.display())),
         _ => Ok(()),
     }
-}
-
-/// Unpacks the archive on standard input into a directory of the store's own, which becomes the main context.
-fn unpack_stdin(plan: &mut BuildPlan, start: Vec<u8>, builder: &Builder) -> Result<builder_snapshot::snapshot::ActiveSnapshot> {
-    let rest = std::io::stdin().lock();
-    let unpacked = crate::stdin_context::unpack(&mut start.as_slice().chain(rest), builder.store().tmp_dir()?)?;
-    if let Some(context) = plan.contexts.get_mut("context") {
-        (context.path, context.empty) = (unpacked.upper().to_owned(), false);
-    }
-    if let DockerfileSource::InContext { path } = &plan.options.dockerfile {
-        plan.options.dockerfile = crate::stdin_context::dockerfile(unpacked.upper(), path)?;
-    }
-    Ok(unpacked)
 }

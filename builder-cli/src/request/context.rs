@@ -209,12 +209,16 @@ fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignor
     Ok(None)
 }
 
+/// Whether a file that begins like this (512 bytes are enough) is a tar archive, compressed or not.
+pub(crate) fn is_archive(start: &[u8]) -> bool {
+    start.get(257..262) == Some(b"ustar") || ARCHIVE_STARTS.iter().any(|magic| start.starts_with(magic))
+}
+
 /// Tells a tar archive from a Dockerfile on standard input (C5.2).
 fn on_stdin(file: Option<&OsStr>, stdin: &mut dyn Read) -> Result<(DockerfileSource, Option<Vec<u8>>)> {
     let mut start = Vec::new();
     stdin.take(512).read_to_end(&mut start).context("cannot read standard input")?;
-    let is_tar = start.get(257..262) == Some(b"ustar") || ARCHIVE_STARTS.iter().any(|magic| start.starts_with(magic));
-    if is_tar {
+    if is_archive(&start) {
         let path = file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned());
         return Ok((DockerfileSource::InContext { path }, Some(start)));
     }
