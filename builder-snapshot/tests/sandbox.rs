@@ -452,3 +452,13 @@ fn a8_2_mount_points_and_the_sandboxs_directories_never_enter_the_layer() {
     assert_eq!(run("echo x > /mnt/lost", Some("mnt")), "");
     assert_eq!(run("echo kept > /etc/kept", None), "/etc /etc/kept");
 }
+
+#[test]
+#[ignore = "to be run alone in a memory control group of 64 MiB, which it fills"]
+fn e1_5_out_of_memory_is_told_apart() {
+    let root = Root::new();
+    let script = "x=x; while :; do x=$x$x; done";
+    for argv in [["sh", "-c", script], ["sh", "-c", &format!("sh -c '{script}'; exit $?")]] {
+        assert_eq!(exec::run(root.spec(&argv), &mut Captured::default(), None).expect("runs"), ExitReport::OutOfMemory);
+    }
+}

@@ -212,6 +212,10 @@ impl Execution<'_> {
             ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
             ExitReport::Exited(code) => Err(self.exit_code(code, masker)),
             ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker)),
+            ExitReport::OutOfMemory => Err(StepError::Other {
+                message: format!("process {:?} did not complete successfully: out of memory", mask_text(masker, &self.op.argv.join(" "))),
+                help: Some("the kernel killed it; give the machine or its control group more memory, or run fewer steps at once".to_owned()),
+            }),
             ExitReport::Cancelled => Ok(None),
         }
     }

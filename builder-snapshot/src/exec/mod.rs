@@ -144,6 +144,8 @@ pub enum ExitReport {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
+    /// With status 137 or by SIGKILL, while the kernel killed something for lack of memory.
+    OutOfMemory,
     /// Killed because of [`Cancel`].
     Cancelled,
 }

@@ -25,6 +25,7 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
     for warning in &plan.warnings {
         output.warning(warning);
     }
+    let out_of_memory_before = out_of_memory_kills();
     let mut child = process::spawn(&mut plan.steps, plan.own_network).map_err(|source| ExecError::Sandbox {
         action: "start a process in namespaces of its own".to_owned(),
         remedy: match source.raw_os_error() {
@@ -48,7 +49,22 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
     if let Some((index, failure)) = child.failure() {
         return Err(plan.explain(index, failure));
     }
-    Ok(report(&status))
+    Ok(match report(&status) {
+        // The kernel counts for the whole machine. That something else was killed at the same time as this ended so is not worth a control group of its own.
+        ExitReport::Exited(STATUS_OF_KILLED) | ExitReport::Signalled(libc::SIGKILL) if out_of_memory_kills() > out_of_memory_before => {
+            ExitReport::OutOfMemory
+        }
+        report => report,
+    })
+}
+
+/// What a shell ends with when its command was killed by SIGKILL.
+const STATUS_OF_KILLED: i32 = 137;
+
+/// How often the kernel has killed a process for lack of memory, of the machine or of a control group; 0 where it does not say.
+fn out_of_memory_kills() -> u64 {
+    let counters = std::fs::read_to_string("/proc/vmstat").unwrap_or_default();
+    counters.lines().find_map(|line| line.strip_prefix("oom_kill ")?.parse().ok()).unwrap_or(0)
 }
 
 fn report(status: &WaitIdStatus) -> ExitReport {
