@@ -27,9 +27,9 @@ use crate::graph::{Graph, Op, SourceOp, VertexId};
 use crate::image::{self, FinalImage, Made};
 use crate::registry::{CredentialProvider, NoCredentials, RegistryConfig};
 use crate::request::{BuildReport, BuildRequest, LocalContext, Output, OutputKind};
-use crate::run::{self, Blocking};
 use crate::run::exec::ExecSettings;
 use crate::run::vertex::{VertexFailure, VertexValue, Vertices, VerticesOf};
+use crate::run::{self, Blocking};
 use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
 use crate::source::git::without_password;
@@ -40,10 +40,6 @@ use crate::source::tree::resolve;
 
 /// Largest file that a frontend may ask for. Definitions and ignore files have kilobytes.
 const MAX_NEEDED_FILE_BYTES: u64 = 16 * 1024 * 1024;
-
-/// Age of what a later build makes durable, in seconds: kernels write back by themselves within half a minute, so that by then the sync has
-/// little to do.
-const SETTLE_AFTER_SECONDS: i64 = 600;
 
 /// How a [`Builder`] works: everything that belongs to the machine rather than to one build.
 pub struct BuilderConfig {
@@ -154,15 +150,16 @@ impl Build<'_> {
             parallel: self.config.max_parallel,
         }));
         let scheduled = scheduler::run(Arc::clone(&vertices), &graph, &wanted, self.config.max_parallel, &self.cancel).await;
+        if scheduled.is_err() {
+            vertices.finish_settling().await;
+        }
         let results = scheduled.map_err(|ended| step_error(&graph, ended))?;
         let images = assemble(&targets, &graph, &results, epoch).map_err(|cause| BuildError::Internal(cause.to_string()))?;
         let exported = self.export(&images, epoch).await?;
         vertices.finish_images();
         let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
         let (steps_run, steps_cached) = (count(VertexState::Done), count(VertexState::Cached));
-        if steps_run > 0 {
-            self.settle().await;
-        }
+        vertices.finish_settling().await;
         let Exported { metadata, digest, images } = exported;
         Ok(BuildReport { images, digest, metadata, steps_run, steps_cached })
     }
@@ -281,16 +278,6 @@ impl Build<'_> {
             biased;
             () = self.cancel.cancelled() => Err(BuildError::Cancelled),
             value = work => Ok(value),
-        }
-    }
-
-    /// Makes what earlier builds committed durable. A failure costs a later check, no more.
-    async fn settle(&self) {
-        let store = Arc::clone(self.store);
-        match Blocking::new(1).run(move || store.settle(SETTLE_AFTER_SECONDS)).await {
-            Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "cannot settle the store"),
-            Err(error) => tracing::debug!(%error, "cannot settle the store"),
         }
     }
 }

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex, Once, OnceLock};
 use std::time::{Instant, SystemTime};
 
 use builder_snapshot::exec::Cancel;
@@ -18,6 +18,7 @@ use builder_snapshot::exec::stubs::StubDirs;
 use builder_snapshot::snapshot::CommittedLayer;
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ExecEnd, ExecSettings, Execution};
@@ -38,6 +39,10 @@ use crate::source::remote::RemoteSources;
 
 /// How many lookups read tables or walk directories at a time: hashing is bound by processors and the disk.
 const PARALLEL_LOOKUPS: usize = 4;
+
+/// Age of what a later build makes durable, in seconds: kernels write back by themselves within half a minute, so that by then the sync has
+/// little to do.
+const SETTLE_AFTER_SECONDS: i64 = 600;
 
 /// What a vertex leaves.
 #[derive(Debug, Clone)]
@@ -87,6 +92,9 @@ pub struct Vertices {
     locals: Mutex<HashMap<String, Arc<LocalTree>>>,
     /// Mount points that images lack.
     stubs: OnceLock<StubDirs>,
+    /// What earlier builds committed is made durable beside the first step that runs.
+    settling: Mutex<Option<JoinHandle<()>>>,
+    settle_once: Once,
 }
 
 /// What belongs to one build.
@@ -149,6 +157,8 @@ impl Vertices {
             image_tasks,
             locals: Mutex::default(),
             stubs: OnceLock::new(),
+            settling: Mutex::default(),
+            settle_once: Once::new(),
         }
     }
 
@@ -162,6 +172,29 @@ impl Vertices {
     pub fn finish_images(&self) {
         for (_, task) in &self.image_tasks {
             self.tasks.cached(*task);
+        }
+    }
+
+    fn begin_settling(&self) {
+        self.settle_once.call_once(|| {
+            let store = Arc::clone(&self.store);
+            let settled = tokio::task::spawn_blocking(move || {
+                // A failure costs a later check, no more.
+                if let Err(error) = store.settle(SETTLE_AFTER_SECONDS) {
+                    tracing::debug!(%error, "cannot settle the store");
+                }
+            });
+            *lock(&self.settling) = Some(settled);
+        });
+    }
+
+    /// Waits for what is going on beside the build.
+    pub async fn finish_settling(&self) {
+        let settling = lock(&self.settling).take();
+        if let Some(settling) = settling
+            && let Err(error) = settling.await
+        {
+            tracing::debug!(%error, "cannot settle the store");
         }
     }
 
@@ -346,6 +379,7 @@ impl Vertices {
         if cancel.is_cancelled() {
             return Ok(Run::Stopped);
         }
+        self.begin_settling();
         let inputs: Vec<TreeValue> = inputs.into_iter().map(|input| input.tree).collect();
         match &facts.op {
             Op::Exec(op) => self.run_exec(vertex, op, &inputs, keys, cancel).await,
