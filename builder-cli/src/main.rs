@@ -11,7 +11,6 @@
 
 mod args;
 mod base64;
-mod brought_context;
 mod commands;
 mod config;
 mod credentials;
@@ -21,6 +20,7 @@ mod progress;
 mod render;
 mod request;
 mod signals;
+mod stdin_context;
 
 use std::io::Write as _;
 

@@ -21,7 +21,7 @@ use crate::progress::palette::Palette;
 use crate::progress::{Progress, ProgressKind};
 use crate::request::{self, BuildPlan, Call};
 use crate::signals::Interrupts;
-use crate::{brought_context, config, render};
+use crate::{config, render, stdin_context};
 
 /// Threads of the runtime. They only coordinate and talk to the network; work that computes or blocks has threads of its own.
 const RUNTIME_THREADS: usize = 2;
@@ -69,10 +69,7 @@ async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrup
     };
     let mut plan = plan;
     // The directory of an unpacked context lives until the build is over.
-    let _unpacked = tokio::select! {
-        brought = brought_context::bring(&mut plan, builder.store(), &registries) => brought?,
-        () = interrupts.cancel.cancelled() => return Ok(ExitCode::Cancelled),
-    };
+    let _unpacked = stdin_context::bring(&mut plan, builder.store())?;
     match plan.call {
         Call::Build => build(plan, &builder, interrupts, palette).await,
         Call::Check(_) | Call::Outline(_) | Call::Targets(_) => {

@@ -210,7 +210,7 @@ fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignor
 }
 
 /// Whether a file that begins like this (512 bytes are enough) is a tar archive, compressed or not.
-pub(crate) fn is_archive(start: &[u8]) -> bool {
+fn is_archive(start: &[u8]) -> bool {
     start.get(257..262) == Some(b"ustar") || ARCHIVE_STARTS.iter().any(|magic| start.starts_with(magic))
 }
 

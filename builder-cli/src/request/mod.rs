@@ -15,8 +15,6 @@ use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
 
-pub(crate) use context::is_archive;
-
 use anyhow::{Context as _, Result, bail, ensure};
 use builder_core::oci::{Platform, Reference};
 use builder_core::request::{Entitlement, LocalContext, Output, OutputKind, Timestamps};
