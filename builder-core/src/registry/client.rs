@@ -579,7 +579,10 @@ async fn error_detail(mut response: Response) -> Option<String> {
 }
 
 fn transport_failure(host: &str, error: &reqwest::Error) -> Failure {
-    let detail = chain(error);
+    let mut detail = chain(error);
+    if detail.contains("certificate") {
+        detail += "; if it is your own registry, configure its CA (ca), or mark it insecure";
+    }
     let final_cause = error.is_builder() || error.is_connect() && (detail.contains("certificate") || detail.contains("dns error"));
     let again = if final_cause { Again::Never } else { Again::Later(None) };
     Failure { error: network_error(host, detail), again }

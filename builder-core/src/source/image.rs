@@ -42,8 +42,8 @@ impl<F: Fn(&str, u64, u64, bool) + Send + Sync> Progress for F {
 /// Why an image or its layers could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
-    /// A reference could not be resolved.
-    #[error("failed to resolve source metadata for {reference}: {reference}: {cause}")]
+    /// A reference could not be resolved. Who asked for it says so in words of its own.
+    #[error("{reference}: {cause}")]
     Resolve {
         /// Which.
         reference: String,
@@ -508,7 +508,7 @@ mod tests {
         assert!(error.contains("linux/s390x") && error.contains("available: linux/amd64, linux/arm64"), "{error}");
         let error = bench.resolve(":missing", "linux/amd64", false).await.expect_err("no such tag");
         let name = format!("{}/a/b:missing", bench.server.host);
-        assert_eq!(error, format!("failed to resolve source metadata for {name}: {name}: not found"));
+        assert_eq!(error, format!("{name}: not found"));
     }
 
     #[tokio::test]
