@@ -8,24 +8,35 @@
 //! - Nothing here knows Dockerfile words, terminals, environment variables or home directories: all of it arrives as values in a
 //!   [`BuildRequest`](request::BuildRequest).
 //! - Progress leaves sideways as [`BuildEvent`](event::BuildEvent)s and never influences a build.
-//! - Modules are ordered as listed below; each uses only those above it.
+//! - Groups of modules stand below in the order in which they use each other: each knows those above it.
 
+// The facade, to begin reading with; it uses everything below.
 pub mod builder;
-pub mod cache;
-pub mod content;
+
+// Words: types that are passed around and do nothing.
 pub mod diagnostic;
 pub mod error;
 pub mod event;
-pub mod export;
 pub mod frontend;
 pub mod graph;
-pub mod image;
-pub mod layer;
 pub mod oci;
-pub mod plan;
-pub mod registry;
 pub mod request;
+pub mod secret;
+
+// What is kept: the store, and what is known about it.
+pub mod cache;
+pub mod content;
+
+// Bringing bytes in.
+pub mod registry;
+pub mod source;
+
+// Bringing results about.
+pub mod plan;
 pub mod run;
 pub mod scheduler;
-pub mod secret;
-pub mod source;
+
+// Sending results out.
+pub mod export;
+pub mod image;
+pub mod layer;

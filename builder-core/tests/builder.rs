@@ -170,6 +170,28 @@ async fn a_layer_that_is_gone_is_no_hit() {
     assert_eq!(counts(build(root.path(), context.path(), two_copies(false), vec![]).await), (2, 0));
 }
 
+/// What a crash of the machine leaves: rows of an earlier boot, and files that lost their bytes.
+#[tokio::test]
+async fn what_a_power_failure_took_is_noticed_and_made_again() {
+    let (root, context) = (tempfile::tempdir().expect("tempdir"), context());
+    build(root.path(), context.path(), two_copies(false), vec![]).await.0.expect("built");
+    let another_boot = || {
+        let db = rusqlite::Connection::open(root.path().join("v1/db")).expect("db");
+        db.execute("UPDATE objects SET boot = zeroblob(16)", []).expect("age");
+    };
+
+    another_boot();
+    assert_eq!(counts(build(root.path(), context.path(), two_copies(false), vec![]).await), (0, 2), "whole layers are trusted again");
+
+    another_boot();
+    let lost =
+        fs::read_dir(root.path().join("v1/layers")).expect("layers").map(|layer| layer.expect("entry").path().join("fs/b")).find(|b| b.exists());
+    let lost = lost.expect("the layer of the second step");
+    fs::File::create(&lost).expect("truncate");
+    assert_eq!(counts(build(root.path(), context.path(), two_copies(false), vec![]).await), (1, 1), "only what was lost is made again");
+    assert_eq!(fs::read_to_string(&lost).expect("made again"), "two");
+}
+
 #[tokio::test]
 async fn d1_a_directory_holds_what_was_copied() {
     let (root, context, out) = (tempfile::tempdir().expect("tempdir"), context(), tempfile::tempdir().expect("tempdir"));
