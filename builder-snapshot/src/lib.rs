@@ -26,9 +26,11 @@ pub mod layer;
 pub mod root;
 pub mod snapshot;
 pub mod tree;
+pub mod user_namespace;
 
 mod error;
 
 pub use digest::{Hasher, Sha256Digest};
 pub use error::{LayerError, SnapshotError};
 pub use path::{PathError, TreePath};
+pub use user_namespace::enter_user_namespace;

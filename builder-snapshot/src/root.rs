@@ -9,9 +9,10 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
+use crate::layer::stand_in;
 use crate::path::TreePath;
 use crate::sys;
 use crate::toc::{Meta, Timestamp};
@@ -176,7 +177,7 @@ impl RootDir {
     pub fn set_owner_and_mode(&self, path: &TreePath, uid: u32, gid: u32, mode: u32) -> io::Result<()> {
         let (parent, name) = self.parent(path)?;
         let parent = parent.as_fd();
-        fs::chownat(parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+        stand_in::set_owner_at(parent, name, uid, gid)?;
         match sys::fs::stat_at(parent, name)? {
             Some(stat) if sys::fs::file_type(&stat) != FileType::Symlink => {
                 Ok(fs::chmodat(parent, name, Mode::from_raw_mode(mode), AtFlags::empty())?)
@@ -244,7 +245,7 @@ pub(crate) fn set_meta_of(file: impl AsFd, meta: &Meta) -> io::Result<()> {
     let stat = fs::fstat(&file)?;
     let chown = (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid);
     if chown {
-        fs::fchown(&file, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)))?;
+        stand_in::set_owner(&file, meta.uid, meta.gid)?;
     }
     if stat.st_mode & 0o7777 != meta.mode || (chown && meta.mode & 0o6000 != 0) {
         fs::fchmod(&file, Mode::from_raw_mode(meta.mode))?;

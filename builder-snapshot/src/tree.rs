@@ -1,6 +1,7 @@
 //! A stack of layer directories read as one tree, without mounting it.
 //!
-//! The layers are in overlay form: a character device 0:0 removes a name, `trusted.overlay.opaque` = `y` on a directory hides what lower layers have in it.
+//! The layers are in overlay form: a character device 0:0 removes a name, `trusted.overlay.opaque` = `y` (in a user namespace
+//! `user.overlay.opaque`) on a directory hides what lower layers have in it.
 //! What is found is what an overlay mount of the same directories shows.
 //!
 //! # Invariants
@@ -17,8 +18,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 
 use crate::error::SnapshotError;
-use crate::layer::xattr;
+use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
+use crate::snapshot::Device;
 use crate::sys;
 use crate::toc::Meta;
 
@@ -27,9 +29,6 @@ const MAX_LINKS: usize = 40;
 
 /// How many directories are remembered: a large image has tens of thousands, each takes about a hundred bytes.
 const MAX_KNOWN_DIRS: usize = 32 * 1024;
-
-/// Overlay's mark of an opaque directory.
-pub(crate) const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 
 /// A stack of layer directories (overlay form), read as one tree.
 #[derive(Debug)]
@@ -410,7 +409,7 @@ impl MergedTree {
 
     fn is_opaque(&self, place: usize, path: &TreePath) -> Result<bool, SnapshotError> {
         let dir = self.open_in(place, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mark = sys::fs::get_xattr(&dir, OPAQUE).map_err(SnapshotError::io("read attributes of", path.display()))?;
+        let mark = sys::fs::get_xattr(&dir, sys::mount::marks().opaque).map_err(SnapshotError::io("read attributes of", path.display()))?;
         Ok(mark.as_deref() == Some(b"y"))
     }
 
@@ -442,16 +441,22 @@ impl MergedTree {
             FileType::Fifo => FoundKind::Fifo,
             FileType::Socket | FileType::Unknown => FoundKind::Socket,
         };
+        let layer = self.stack[place].index;
         // No other kind of file has attributes that belong to the tree.
-        let xattrs = match kind {
-            FoundKind::File { .. } | FoundKind::Dir => {
-                let file = self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
-                xattr::read(&file).map_err(SnapshotError::io("read attributes of", path.display()))?
-            }
-            _ => Vec::new(),
+        if !matches!(kind, FoundKind::File { .. } | FoundKind::Dir) {
+            return Ok(Some(Found { layer, kind, meta: meta_of_stat(&stat) }));
+        }
+        let file = self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
+        let read = || Ok((xattr::read(&file)?, stand_in::of(&file, &stat)?));
+        let (xattrs, stand_in) = read().map_err(SnapshotError::io("read attributes of", path.display()))?;
+        let kind = match stand_in.device {
+            Some(Device { block: true, major, minor }) => FoundKind::BlockDevice { major, minor },
+            Some(Device { block: false, major, minor }) => FoundKind::CharDevice { major, minor },
+            None => kind,
         };
-        let meta = Meta { xattrs, ..meta_of_stat(&stat) };
-        Ok(Some(Found { layer: self.stack[place].index, kind, meta }))
+        let xattrs = if stand_in.device.is_some() { Vec::new() } else { xattrs };
+        let meta = stand_in.meant(Meta { xattrs, ..meta_of_stat(&stat) });
+        Ok(Some(Found { layer, kind, meta }))
     }
 
     /// The top layer got or lost a directory at `path`.

@@ -9,10 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Gid, Mode, Uid};
+use rustix::fs::Mode;
 
 use super::{CHAIN_MAX, CacheMountError, Seed, fold};
 use crate::exec::Cancel;
+use crate::layer::stand_in;
 use crate::sys;
 
 /// Byte of `lock`: who reads or changes the chain.
@@ -225,7 +226,7 @@ impl MountDir {
             match chain.last() {
                 Some(top) => fold::copy_metadata(sys::fs::open_dir(&self.layer(top))?, &upper),
                 None => {
-                    rustix::fs::fchown(&upper, Some(Uid::from_raw(seed.uid)), Some(Gid::from_raw(seed.gid)))?;
+                    stand_in::set_owner(&upper, seed.uid, seed.gid)?;
                     Ok(rustix::fs::fchmod(&upper, Mode::from_raw_mode(seed.mode))?)
                 }
             }

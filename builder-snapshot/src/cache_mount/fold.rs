@@ -20,13 +20,10 @@ use crate::digest::Sha256Digest;
 use crate::path::TreePath;
 use crate::root::set_mtime_of;
 use crate::sys;
+use crate::sys::mount::marks;
 
-const OPAQUE: &[u8] = b"trusted.overlay.opaque";
-const REDIRECT: &[u8] = b"trusted.overlay.redirect";
 /// In the staging directory: everything that was renamed is there, or was.
 const TAKEN: &str = "taken";
-/// All of overlay's own attributes.
-const OVERLAY: &[u8] = b"trusted.overlay.";
 
 /// Directories this deep below others that both layers have: a limit on descriptors and stack. Whole new subtrees move by one rename, however deep.
 const DEPTH_MAX: usize = 500;
@@ -52,7 +49,7 @@ pub(super) fn fold(layer: &Path, base: &Path, staging: &Path) -> io::Result<()> 
             // A mark relative to a directory that has been put in its place would mean another one when the fold is begun again.
             let absolute = [b"/", old.as_bytes()].concat();
             about_to_change()?;
-            rustix::fs::fsetxattr(open_exact(&layer, new)?, sys::fs::name(REDIRECT), &absolute, XattrFlags::empty())?;
+            rustix::fs::fsetxattr(open_exact(&layer, new)?, sys::fs::name(marks().redirect), &absolute, XattrFlags::empty())?;
         }
         for Renamed { old, .. } in &renamed {
             take_out(&base, &staging, old)?;
@@ -77,7 +74,7 @@ fn find_renamed(dir: &OwnedFd, path: &TreePath, below: Option<&TreePath>, depth:
         }
         let child = open_child(dir, &name)?;
         let child_path = path.child(&name);
-        let redirect = sys::fs::get_xattr(&child, REDIRECT)?;
+        let redirect = sys::fs::get_xattr(&child, marks().redirect)?;
         let child_below = match (&redirect, below) {
             // From the root, or beside the directory's own lower place.
             (Some(target), _) if target.starts_with(b"/") => Some(tree_path(target)?),
@@ -151,7 +148,7 @@ fn merge(layer: &OwnedFd, base: &OwnedFd, path: &TreePath, fold: &Fold<'_>, dept
         if let Some(renamed) = fold.renamed.iter().find(|renamed| renamed.new == child_path) {
             put_in(base, &name, renamed, fold.staging)?;
             about_to_change()?;
-            remove_xattr(&child, REDIRECT)?;
+            remove_xattr(&child, marks().redirect)?;
         }
         let below = if is_opaque(&child)? { None } else { open_directory(base, &name)? };
         match below {
@@ -291,16 +288,16 @@ fn open_exact(dir: &OwnedFd, path: &TreePath) -> io::Result<OwnedFd> {
 }
 
 pub(super) fn is_opaque(dir: &OwnedFd) -> io::Result<bool> {
-    Ok(sys::fs::get_xattr(dir, OPAQUE)?.as_deref() == Some(b"y"))
+    Ok(sys::fs::get_xattr(dir, marks().opaque)?.as_deref() == Some(b"y"))
 }
 
 pub(super) fn is_redirected(dir: &OwnedFd) -> io::Result<bool> {
-    Ok(sys::fs::get_xattr(dir, REDIRECT)?.is_some())
+    Ok(sys::fs::get_xattr(dir, marks().redirect)?.is_some())
 }
 
 pub(super) fn remove_opaque(dir: &OwnedFd) -> io::Result<()> {
     about_to_change()?;
-    remove_xattr(dir, OPAQUE)
+    remove_xattr(dir, marks().opaque)
 }
 
 fn remove_xattr(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
@@ -315,7 +312,7 @@ pub(super) fn copy_metadata(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
     let stat = rustix::fs::fstat(&from)?;
     rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
     rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let counts = |name: &[u8]| !name.starts_with(OVERLAY);
+    let counts = |name: &[u8]| !name.starts_with(marks().prefix);
     let wanted = sys::fs::list_xattrs(&from)?;
     for name in sys::fs::list_xattrs(to)?.iter().filter(|name| counts(name) && !wanted.contains(name)) {
         about_to_change()?;

@@ -305,7 +305,7 @@ impl CacheLease {
         let lowers: Vec<PathBuf> = self.chain.iter().rev().map(|layer| self.mount.layer(layer)).collect();
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
         let work = self.work.join("work");
-        let options = sys::mount::OverlayOptions { lowers: &lowers, upper: &upper, work: &work, user_xattrs: false, redirects: true };
+        let options = sys::mount::OverlayOptions { lowers: &lowers, upper: &upper, work: &work, redirects: true };
         sys::mount::overlay(&options).map_err(|failure| CacheMountError::Mount {
             path: self.mount.path().display().to_string(),
             source: failure.source,

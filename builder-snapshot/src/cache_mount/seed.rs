@@ -3,10 +3,12 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, Uid, makedev};
+use rustix::fs::{FileType, Mode, makedev};
+use rustix::io::Errno;
 
 use super::chain::io_error;
 use super::{CacheMountError, Seed};
+use crate::layer::stand_in;
 use crate::path::TreePath;
 use crate::root::{RootDir, set_meta_of, set_mtime_at, set_mtime_of};
 use crate::sys;
@@ -66,7 +68,11 @@ fn copy_dir(tree: &MergedTree, from: &TreePath, found: &Found, root: &RootDir, t
 fn copy_entry(tree: &MergedTree, from: &TreePath, found: &Found, root: &RootDir, to: &TreePath) -> io::Result<()> {
     let meta = &found.meta;
     let special = |kind, device| {
-        root.mknod(to, kind, 0o600, device)?;
+        match root.mknod(to, kind, 0o600, device) {
+            // A cache without a device that nobody may make here is a cache all the same.
+            Err(error) if error.raw_os_error().is_some_and(|errno| stand_in::is_wanted(Errno::from_raw_os_error(errno))) => return Ok(()),
+            result => result?,
+        }
         root.set_owner_and_mode(to, meta.uid, meta.gid, meta.mode)?;
         root.set_mtime(to, meta.mtime)
     };
@@ -82,7 +88,7 @@ fn copy_entry(tree: &MergedTree, from: &TreePath, found: &Found, root: &RootDir,
             let (Some(parent), Some(name)) = (to.parent(), to.file_name()) else { return Ok(()) };
             let parent = root.open_exact(&parent, rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY, Mode::empty())?;
             let name = sys::fs::name(name);
-            rustix::fs::chownat(&parent, name, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            stand_in::set_owner_at(&parent, name, meta.uid, meta.gid)?;
             set_mtime_at(&parent, name, meta.mtime)
         }
         FoundKind::CharDevice { major, minor } => special(FileType::CharacterDevice, makedev(*major, *minor)),

@@ -366,7 +366,7 @@ proptest! {
         for path in [&base, &model] {
             before.iter().for_each(|act| perform(path, act));
         }
-        let options = sys::mount::OverlayOptions { lowers: &[&base], upper: &upper, work: &work, user_xattrs: false, redirects: true };
+        let options = sys::mount::OverlayOptions { lowers: &[&base], upper: &upper, work: &work, redirects: true };
         let mount = sys::mount::overlay(&options).map_err(|failure| failure.log).expect("overlay");
         after.iter().for_each(|act| perform(&view(&mount), act));
         after.iter().for_each(|act| perform(&model, act));
@@ -400,7 +400,7 @@ fn renames_survive_a_fold_that_is_cut_short_anywhere() {
             for (path, file) in [&base, &model].into_iter().flat_map(|path| files.iter().map(move |file| (path, file))) {
                 write(&path.join(file), file);
             }
-            let options = sys::mount::OverlayOptions { lowers: &[&base], upper: &upper, work: &work, user_xattrs: false, redirects: true };
+            let options = sys::mount::OverlayOptions { lowers: &[&base], upper: &upper, work: &work, redirects: true };
             let mount = sys::mount::overlay(&options).map_err(|failure| failure.log).expect("overlay");
             for (root, (from, to)) in [view(&mount), model.clone()].iter().flat_map(|root| acts.iter().map(move |act| (root, act))) {
                 match *from {

@@ -8,12 +8,13 @@ use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
 
 use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
+use crate::layer::stand_in::{self, StandIn};
 use crate::layer::xattr;
 use crate::path::TreePath;
 use crate::root::RootDir;
 use crate::sys;
 use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
-use crate::tree::{Child, Found, FoundKind, MergedTree, OPAQUE, meta_of_stat};
+use crate::tree::{Child, Found, FoundKind, MergedTree, meta_of_stat};
 
 use super::{hash, opaque_whiteouts};
 
@@ -84,24 +85,24 @@ impl Walk<'_> {
     fn directory_itself(&mut self, path: TreePath) -> Result<(), SnapshotError> {
         let stat = fs::fstat(&self.root).map_err(|e| SnapshotError::io("read", path.display())(e.into()))?;
         let dir = self.root.as_fd().try_clone_to_owned().map_err(SnapshotError::io("open", path.display()))?;
-        let xattrs = xattr::read(&dir).map_err(SnapshotError::io("read attributes of", path.display()))?;
+        let read = || Ok((xattr::read(&dir)?, stand_in::of(&dir, &stat)?));
+        let (xattrs, stand_in) = read().map_err(SnapshotError::io("read attributes of", path.display()))?;
         let below = self.lower.lookup(&path)?;
+        let meant = stand_in.meant(meta_of_stat(&stat));
         // On nothing at all, an ordinary root is no change.
-        let same = below.map_or(stat.st_mode & 0o7777 == 0o755 && stat.st_uid == 0 && stat.st_gid == 0 && xattrs.is_empty(), |below| {
-            same_but_time(&meta_of_stat(&stat), &xattrs, &below)
-        });
-        self.record_dir(path, &stat, xattrs, same);
+        let ordinary = (meant.mode, meant.uid, meant.gid) == (0o755, 0, 0) && xattrs.is_empty();
+        let same = below.map_or(ordinary, |below| same_but_time(&meant, &xattrs, &below));
+        self.record_dir(path, meant, xattrs, same);
         Ok(())
     }
 
-    fn record_dir(&mut self, path: TreePath, stat: &Stat, xattrs: Xattrs, same: bool) {
-        let meta = self.meta(stat, xattrs);
+    fn record_dir(&mut self, path: TreePath, meta: Meta, xattrs: Xattrs, same: bool) {
+        let meta = self.meta(meta, xattrs);
         self.seen.push(Seen { path, what: What::Node(Node::Dir), meta, same });
     }
 
-    fn meta(&self, stat: &Stat, mut xattrs: Xattrs) -> Meta {
+    fn meta(&self, meta: Meta, mut xattrs: Xattrs) -> Meta {
         xattrs.retain(|(name, _)| xattr::exported_from_run(name));
-        let meta = meta_of_stat(stat);
         Meta { made_by_step: nanos(meta.mtime) >= self.started_nanos, xattrs, ..meta }
     }
 
@@ -152,13 +153,14 @@ impl Walk<'_> {
         parent_hidden: bool,
         pending: &mut Vec<(TreePath, bool)>,
     ) -> Result<(), SnapshotError> {
-        let read = || -> std::io::Result<(bool, Xattrs)> {
+        let opaque = sys::mount::marks().opaque;
+        let read = || -> std::io::Result<(bool, Xattrs, StandIn)> {
             let dir = sys::fs::open_beneath(parent, sys::fs::name(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             let mut is_opaque = false;
             let mut xattrs = Vec::new();
             for name in sys::fs::list_xattrs(&dir)? {
-                if *name == *OPAQUE {
-                    is_opaque = sys::fs::get_xattr(&dir, OPAQUE)?.as_deref() == Some(b"y");
+                if *name == *opaque {
+                    is_opaque = sys::fs::get_xattr(&dir, opaque)?.as_deref() == Some(b"y");
                 } else if xattr::belongs(&name)
                     && let Some(value) = sys::fs::get_xattr(&dir, &name)?
                 {
@@ -166,20 +168,22 @@ impl Walk<'_> {
                 }
             }
             xattrs.sort();
-            Ok((is_opaque, xattrs))
+            Ok((is_opaque, xattrs, stand_in::of(&dir, stat)?))
         };
-        let (is_opaque, xattrs) = read().map_err(SnapshotError::io("read", path.display()))?;
+        let (is_opaque, xattrs, stand_in) = read().map_err(SnapshotError::io("read", path.display()))?;
         let hidden = parent_hidden || is_opaque;
+        let meant = stand_in.meant(meta_of_stat(stat));
         // An opaque directory is never dropped: on disk it hides something, or may.
-        let same = !hidden
-            && self.lower.lookup(&path)?.is_some_and(|below| below.kind == FoundKind::Dir && same_but_time(&meta_of_stat(stat), &xattrs, &below));
+        let same = !hidden && self.lower.lookup(&path)?.is_some_and(|below| below.kind == FoundKind::Dir && same_but_time(&meant, &xattrs, &below));
         pending.push((path.clone(), hidden));
-        self.record_dir(path, stat, xattrs, same);
+        self.record_dir(path, meant, xattrs, same);
         Ok(())
     }
 
     fn not_a_directory(&mut self, parent: impl AsFd, name: &[u8], path: TreePath, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
         let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
+        let stand_in = stand_in::at(&parent, sys::fs::name(name), stat).map_err(SnapshotError::io("read attributes of", path.display()))?;
+        let meta = self.meta(stand_in.meant(meta_of_stat(stat)), Vec::new());
         let node = match sys::fs::file_type(stat) {
             // Before anything looks at inodes: overlay links all its whiteouts to one.
             _ if sys::fs::is_whiteout(stat) => {
@@ -187,10 +191,9 @@ impl Walk<'_> {
                 self.seen.push(Seen { same, ..whiteout(path) });
                 return Ok(());
             }
-            FileType::RegularFile => {
+            FileType::RegularFile if stand_in.device.is_none() => {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
                 let inode = self.inode(&path, stat, size);
-                let meta = self.meta(stat, Vec::new());
                 // Contents and attributes are compared when they are read.
                 let same = !hidden
                     && self.lower.lookup(&path)?.is_some_and(|below| {
@@ -204,12 +207,12 @@ impl Walk<'_> {
                 let target = target.map_err(|e| SnapshotError::io("read link", path.display())(e.into()))?.into_bytes();
                 Node::Symlink { target: target.into() }
             }
+            FileType::RegularFile => stand_in.device.map_or(Node::Socket, Node::from),
             FileType::CharacterDevice => Node::CharDevice { major, minor },
             FileType::BlockDevice => Node::BlockDevice { major, minor },
             FileType::Fifo => Node::Fifo,
             FileType::Socket | FileType::Directory | FileType::Unknown => Node::Socket,
         };
-        let meta = self.meta(stat, Vec::new());
         let same = !hidden && self.lower.lookup(&path)?.is_some_and(|below| same_node(&node, &below.kind) && same_stat(&meta, &below.meta));
         self.seen.push(Seen { path, what: What::Node(node), meta, same });
         Ok(())

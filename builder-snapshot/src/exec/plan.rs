@@ -31,6 +31,7 @@ use crate::sys::child::{
     STAGE, Step, Target,
 };
 use crate::sys::process::above_streams;
+use crate::user_namespace::IdMap;
 
 /// CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP.
 const DEFAULT_CAPABILITIES: u64 = 0xA804_25FB;
@@ -107,7 +108,8 @@ impl SandboxPlan {
         if !insecure {
             child::set_attributes(&spec.root, libc::MOUNT_ATTR_NODEV, 0).map_err(sandbox("take devices from the root file system"))?;
         }
-        let mut steps = vec![Step::CloseOthers { keep: Vec::new() }, Step::PrivateMounts, Step::EnterRoot { mount: spec.root }];
+        let mut steps = vec![Step::CloseOthers { keep: Vec::new() }, Step::PrivateMounts];
+        kernel_mounts(&mut steps, spec.root, insecure)?;
         mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure)?;
         steps.push(Step::Hostname { name: hostname });
         if spec.network == NetworkMode::None {
@@ -207,9 +209,17 @@ fn pipe(uid: u32) -> Result<(OwnedFd, OwnedFd), ExecError> {
     let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map_err(sandbox("make a pipe"))?;
     rustix::io::ioctl_fionbio(&read, true).map_err(sandbox("prepare a pipe"))?;
     // Programs open /dev/stdout by name, which asks for the right to write to the pipe as a file.
-    rustix::fs::fchown(&write, Some(rustix::fs::Uid::from_raw(uid)), None).map_err(sandbox("prepare a pipe"))?;
+    give(&write, uid, None).map_err(sandbox("prepare a pipe"))?;
     let write = above_streams(write).map_err(sandbox("prepare a pipe"))?;
     Ok((read, write))
+}
+
+/// Changes an owner. One that this user namespace does not have is nobody who could be running: root keeps the file then.
+fn give(file: &OwnedFd, uid: u32, gid: Option<u32>) -> Result<(), Errno> {
+    match rustix::fs::fchown(file, Some(rustix::fs::Uid::from_raw(uid)), gid.map(rustix::fs::Gid::from_raw)) {
+        Err(Errno::INVAL) if !IdMap::current().is_initial => Ok(()),
+        result => result,
+    }
 }
 
 /// Everything between the clone's end and the program's start that needs no name.
@@ -222,13 +232,35 @@ fn identity(steps: &mut Vec<Step>, user: &ResolvedUser, capabilities: u64, insec
             groups.push(group);
         }
     }
-    steps.push(Step::Become { uid: user.uid, gid: user.gid, groups: groups.into_iter().map(Gid::from_raw).collect() });
+    // With one id the kernel lets no group be dropped: the process keeps those of the invoking user, which mean nothing to the files of the image.
+    let groups = (!IdMap::current().is_one_id).then(|| groups.into_iter().map(Gid::from_raw).collect());
+    steps.push(Step::Become { uid: user.uid, gid: user.gid, groups });
     steps.push(Step::SetCapabilities { permitted: if user.uid == 0 { capabilities } else { 0 } });
     steps.push(Step::DieWithParent);
     steps.push(Step::CleanProcess);
 }
 
 const SAFE: MountAttrFlags = MountAttrFlags::MOUNT_ATTR_NOSUID.union(MountAttrFlags::MOUNT_ATTR_NODEV).union(MountAttrFlags::MOUNT_ATTR_NOEXEC);
+
+/// The root, /proc and /sys.
+fn kernel_mounts(steps: &mut Vec<Step>, root: OwnedFd, insecure: bool) -> Result<(), ExecError> {
+    let read_only = if insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
+    let kinds = [(c"proc", c"/proc", SAFE), (c"sysfs", c"/sys", SAFE | read_only)];
+    // The root is entered in between.
+    let first = steps.len() + kinds.len() + 1;
+    for (index, &(kind, path, attributes)) in kinds.iter().enumerate() {
+        steps.push(Step::MakeMount { kind, attributes, existing: path, mount: first + index });
+    }
+    let mut attach = Vec::with_capacity(kinds.len());
+    for (_, path, _) in kinds {
+        // Holds the place. A link in the image where one of these has to be would show them elsewhere and leave what is masked in sight.
+        let mount = root.try_clone().map_err(sandbox("copy a descriptor"))?;
+        attach.push(Step::Attach { mount, target: Target { path: path.to_owned(), follow: false, missing: Missing::Fail } });
+    }
+    steps.push(Step::EnterRoot { mount: root });
+    steps.extend(attach);
+    Ok(())
+}
 
 fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_conf: &[u8], shm_size: u64, insecure: bool) -> Result<(), ExecError> {
     let read_only = if insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
@@ -240,12 +272,10 @@ fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_co
     let option = |key, value: &CStr| (key, value.to_owned());
     let flag = |key| (key, CString::default());
 
-    steps.push(new(c"proc", c"/proc", vec![], SAFE, Missing::Fail));
     let dev_options = vec![option(c"mode", c"755"), option(c"size", DEV_SIZE)];
     let nodev = if insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
     steps.push(new(c"tmpfs", c"/dev", dev_options, MountAttrFlags::MOUNT_ATTR_NOSUID | nodev, Missing::Fail));
-    steps.push(Step::FillDev { devices: devices(insecure) });
-    steps.push(new(c"sysfs", c"/sys", vec![], SAFE | read_only, Missing::Fail));
+    steps.push(Step::FillDev { devices: devices(insecure)? });
     if let Some(step) = control_groups(read_only)? {
         steps.push(step);
     }
@@ -278,7 +308,11 @@ fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_co
     let shm_size = c_string("size of /dev/shm", shm_size.to_string().as_bytes())?;
     steps.push(new(c"tmpfs", STAGE, vec![option(c"mode", c"1777"), (c"size", shm_size)], SAFE, Missing::Fail));
     steps.push(new(c"mqueue", c"/dev/mqueue", vec![], SAFE, Missing::Skip));
-    let pts = vec![flag(c"newinstance"), option(c"ptmxmode", c"0666"), option(c"mode", c"0620"), option(c"gid", c"5")];
+    let mut pts = vec![flag(c"newinstance"), option(c"ptmxmode", c"0666"), option(c"mode", c"0620")];
+    if !IdMap::current().is_one_id {
+        // Of the group tty.
+        pts.push(option(c"gid", c"5"));
+    }
     steps.push(new(c"devpts", c"/dev/pts", pts, MountAttrFlags::MOUNT_ATTR_NOSUID | MountAttrFlags::MOUNT_ATTR_NOEXEC, Missing::Fail));
     debug_assert_eq!(first, steps.len(), "every step before the attachments is counted");
     for attachment in attachments {
@@ -291,19 +325,28 @@ fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_co
 /// Stage, Unstage, shm, mqueue, pts.
 const STEPS_AROUND_STAGE: usize = 5;
 
-fn devices(insecure: bool) -> Vec<DeviceNode> {
-    let mut devices: Vec<DeviceNode> =
-        DEVICES.iter().map(|&(name, major, minor)| DeviceNode { name: name.to_owned(), block: false, major, minor }).collect();
+fn devices(insecure: bool) -> Result<Vec<DeviceNode>, ExecError> {
+    let node = |name: &CStr, block, major, minor| DeviceNode { name: name.to_owned(), block, major, minor, existing: None };
+    let mut devices: Vec<DeviceNode> = DEVICES.iter().map(|&(name, major, minor)| node(name, false, major, minor)).collect();
     if insecure {
         for name in INSECURE_DEVICES {
             let Ok(metadata) = std::fs::metadata(Path::new("/dev").join(name)) else { continue };
             let block = metadata.file_type().is_block_device();
             if let (true, Ok(name)) = (block || metadata.file_type().is_char_device(), CString::new(name)) {
-                devices.push(DeviceNode { name, block, major: rustix::fs::major(metadata.rdev()), minor: rustix::fs::minor(metadata.rdev()) });
+                devices.push(node(&name, block, rustix::fs::major(metadata.rdev()), rustix::fs::minor(metadata.rdev())));
             }
         }
     }
-    devices
+    if !IdMap::current().is_initial {
+        // Nobody makes devices in a user namespace; those of the machine can be shown.
+        for device in &mut devices {
+            let path = Path::new("/dev").join(OsStr::from_bytes(device.name.as_bytes()));
+            let mount = crate::sys::mount::detach_host(&path);
+            device.existing =
+                Some(mount.map_err(|source| ExecError::Sandbox { action: format!("show the machine's {}", path.display()), source, remedy: "" })?);
+        }
+    }
+    Ok(devices)
 }
 
 /// Where control groups are by custom.
@@ -346,7 +389,8 @@ fn write_file(directory: &OwnedFd, name: &CStr, bytes: &[u8], mode: u32, owner: 
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
     let mut file = std::fs::File::from(rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(0o600))?);
     io::Write::write_all(&mut file, bytes)?;
-    rustix::fs::fchown(&file, Some(rustix::fs::Uid::from_raw(owner.0)), Some(rustix::fs::Gid::from_raw(owner.1)))?;
+    let file = OwnedFd::from(file);
+    give(&file, owner.0, Some(owner.1))?;
     // After the chown, which clears set-id bits, and whatever the caller's umask is.
     Ok(rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))?)
 }
@@ -465,6 +509,13 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
         }
         Step::Attach { target, .. } => return target_error(target, failure),
         Step::NewMount { target, .. } if failure.detail != DETAIL_FILE_SYSTEM => return target_error(target, failure),
+        Step::MakeMount { kind, existing, .. } => (
+            format!("mount {} on {}", kind.to_string_lossy(), existing.to_string_lossy()),
+            match failure.errno {
+                Errno::PERM => "; inside a container the outer one must allow it (unmasked /proc, CAP_SYS_ADMIN)",
+                _ => "",
+            },
+        ),
         Step::NewMount { kind, target, .. } => (
             format!("mount {} on {}", kind.to_string_lossy(), target.path.to_string_lossy()),
             match failure.errno {
@@ -507,7 +558,16 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
         Step::Session => (action("begin a session".to_owned()), ""),
         Step::Seccomp { .. } => (action("load the system call filter".to_owned()), "; the kernel needs CONFIG_SECCOMP_FILTER"),
         Step::BoundCapabilities { .. } | Step::SetCapabilities { .. } => (action("drop capabilities".to_owned()), ""),
-        Step::Become { uid, gid, .. } => (format!("become user {uid}:{gid}"), ""),
+        Step::Become { uid, gid, .. } => (
+            format!("become user {uid}:{gid}"),
+            match failure.errno {
+                Errno::INVAL if IdMap::current().is_one_id => {
+                    "; without subordinate ids there is only user 0: give this machine's user some in /etc/subuid and /etc/subgid"
+                }
+                Errno::INVAL if !IdMap::current().is_initial => "; the user's ranges in /etc/subuid and /etc/subgid are too small for it",
+                _ => "",
+            },
+        ),
         Step::DieWithParent => (action("tie the process to rbuild's life".to_owned()), ""),
         Step::CleanProcess => (action("reset signals and descriptors".to_owned()), ""),
     };

@@ -9,15 +9,16 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{AtFlags, CWD, Gid, Mode, Timespec, Timestamps, Uid, XattrFlags};
+use rustix::fs::Mode;
 
 use super::error::StubError;
 use crate::path::TreePath;
+use crate::root::{set_meta_of, set_mtime_of};
+use crate::sys;
 use crate::toc::Meta;
 use crate::tree::{FoundKind, MergedTree};
 
@@ -196,12 +197,7 @@ fn make(path: &TreePath, action: impl FnOnce() -> io::Result<()>) -> Result<(), 
 }
 
 fn copy_meta(place: &Path, meta: &Meta) -> io::Result<()> {
-    rustix::fs::chownat(CWD, place, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
-    rustix::fs::chmod(place, Mode::from_raw_mode(meta.mode))?;
-    for (name, value) in &meta.xattrs {
-        rustix::fs::lsetxattr(place, std::ffi::OsStr::from_bytes(name), value, XattrFlags::empty())?;
-    }
-    let time = Timespec { tv_sec: meta.mtime.seconds, tv_nsec: meta.mtime.nanos.into() };
-    let times = Timestamps { last_access: time, last_modification: time };
-    Ok(rustix::fs::utimensat(CWD, place, &times, AtFlags::SYMLINK_NOFOLLOW)?)
+    let dir = sys::fs::open_dir(place)?;
+    set_meta_of(&dir, meta)?;
+    set_mtime_of(&dir, meta.mtime)
 }

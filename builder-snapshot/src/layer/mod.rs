@@ -4,12 +4,13 @@
 //! and [`extract`] unpacks a user's archive into a tree; both take the tar for hostile: whatever it says, nothing outside is written, memory is
 //! bounded, and [`ApplyLimits`] bound the rest. Compression is not done here: streams are plain tar.
 //!
-//! A layer has two encodings. On disk, overlay's: a character device 0:0 removes, `trusted.overlay.opaque` hides. In the tar, the image specification's: names
+//! A layer has two encodings. On disk, overlay's: a character device 0:0 removes, `trusted.overlay.opaque` (in a user namespace `user.overlay.opaque`) hides. In the tar, the image specification's: names
 //! that begin with `.wh.`. The table between them knows removal only.
 
 mod apply;
 mod extract;
 mod read;
+pub(crate) mod stand_in;
 mod whiteout;
 mod write;
 pub(crate) mod xattr;

@@ -4,6 +4,7 @@
 //!   hostile layer could hide or redirect what lies below), the rest means nothing on another machine (SELinux labels, IMA signatures) or is the file
 //!   system's own (`system.*`); they are left out silently, as other builders do.
 //! - From what a RUN made: only `security.capability`. Programs sprinkle `user.*` for purposes of their own.
+//! - `user.rbuild.*` says what the disk cannot hold, see [`super::stand_in`]; from outside it would be a lie.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -17,7 +18,7 @@ pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// Whether an attribute of this name may come in from outside and is part of what a tree holds.
 #[must_use]
 pub(crate) fn belongs(name: &[u8]) -> bool {
-    name == CAPABILITY || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay."))
+    name == CAPABILITY || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(super::stand_in::PREFIX))
 }
 
 /// Whether an attribute that a RUN left is part of its layer.

@@ -29,7 +29,7 @@ use rustix::fs::{self, Mode, OFlags};
 
 use crate::diff;
 use crate::error::SnapshotError;
-use crate::layer::xattr;
+use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::{set_meta_of, set_mtime_of};
 use crate::sys;
@@ -145,7 +145,7 @@ impl ActiveSnapshot {
 fn root_meta(layer: &Path) -> std::io::Result<Meta> {
     let fd = sys::fs::open_dir(layer)?;
     let stat = fs::fstat(&fd)?;
-    Ok(Meta { xattrs: xattr::read(&fd)?, ..meta_of_stat(&stat) })
+    Ok(stand_in::of(&fd, &stat)?.meant(Meta { xattrs: xattr::read(&fd)?, ..meta_of_stat(&stat) }))
 }
 
 /// A finished layer, not yet under its final name. Dropping it removes it.

@@ -22,7 +22,7 @@ pub(super) fn mount(lowers: &[PathBuf], top_lower: Option<&Path>, upper: &Path, 
         std::fs::create_dir_all(empty).map_err(SnapshotError::io("make directory", empty.display()))?;
         stack.push(empty);
     }
-    let options = sys::mount::OverlayOptions { lowers: &stack, upper, work, user_xattrs: false, redirects: false };
+    let options = sys::mount::OverlayOptions { lowers: &stack, upper, work, redirects: false };
     sys::mount::overlay(&options).map_err(|failure| {
         let remedy = if sys::mount::is_too_old(&failure) {
             "; Linux 6.5 or later is needed (lowerdir+)"

@@ -16,18 +16,18 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
+use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 
 use crate::diff::opaque_whiteouts;
 use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
-use crate::layer::xattr;
+use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::{set_meta_of, set_mtime_at, set_mtime_of};
 use crate::sys;
-use crate::toc::{Meta, Node, Toc, Xattrs};
-use crate::tree::{Child, FoundKind, MergedTree, OPAQUE, meta_of_stat};
+use crate::toc::{Meta, Node, Toc};
+use crate::tree::{Child, FoundKind, MergedTree, meta_of_stat};
 
 use super::dirs::OpenDirs;
 use super::table::{FileId, Slot, Table};
@@ -73,6 +73,12 @@ pub struct Device {
     pub minor: u32,
 }
 
+impl From<Device> for Node {
+    fn from(Device { block, major, minor }: Device) -> Self {
+        if block { Self::BlockDevice { major, minor } } else { Self::CharDevice { major, minor } }
+    }
+}
+
 /// Writes to the top layer of a stack with the merged view, recording the layer's table on the way.
 ///
 /// Paths are exact: a symbolic link in the middle is an error ([`MergedTree::resolve`] first). Parents must exist in the merged view; those
@@ -108,9 +114,10 @@ impl TreeWriter {
             return Err(SnapshotError::NotFresh { path: upper.display().to_string() });
         }
         let stat = fs::fstat(&fd).map_err(|e| SnapshotError::io("read", upper.display())(e.into()))?;
-        let xattrs = xattr::read(&fd).map_err(SnapshotError::io("read attributes of", upper.display()))?;
+        let read = || Ok((xattr::read(&fd)?, stand_in::of(&fd, &stat)?));
+        let (xattrs, stand_in) = read().map_err(SnapshotError::io("read attributes of", upper.display()))?;
         let mut table = Table::default();
-        table.put(TreePath::root(), Node::Dir, Meta { xattrs, ..meta_of_stat(&stat) });
+        table.put(TreePath::root(), Node::Dir, stand_in.meant(Meta { xattrs, ..meta_of_stat(&stat) }));
         Ok(Self {
             tree: lower.with_top(upper)?,
             lower,
@@ -219,7 +226,7 @@ impl TreeWriter {
             if is_dir || is_file {
                 let file = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
                 for old in sys::fs::list_xattrs(&file)? {
-                    if xattr::belongs(&old) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
+                    if (xattr::belongs(&old) || stand_in::says_owner(&old)) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
                         fs::fremovexattr(&file, sys::fs::name(&old))?;
                     }
                 }
@@ -291,12 +298,13 @@ impl TreeWriter {
     /// Links a committed file if that makes exactly what is wanted; false if it has to be copied.
     fn link_committed(&mut self, path: &TreePath, source: &Path, size: u64, meta: &Meta) -> Result<bool, SnapshotError> {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let read = || -> io::Result<(fs::Stat, Xattrs)> {
+        let read = || -> io::Result<(fs::Stat, Meta)> {
             let file = fs::open(source, flags, Mode::empty())?;
-            Ok((fs::fstat(&file)?, xattr::read(&file)?))
+            let stat = fs::fstat(&file)?;
+            Ok((stat, stand_in::of(&file, &stat)?.meant(Meta { xattrs: xattr::read(&file)?, ..meta_of_stat(&stat) })))
         };
-        let (stat, xattrs) = read().map_err(SnapshotError::io("read", source.display()))?;
-        let same = Meta { xattrs, ..meta_of_stat(&stat) } == Meta { made_by_step: false, ..meta.clone() };
+        let (stat, there) = read().map_err(SnapshotError::io("read", source.display()))?;
+        let same = there == Meta { made_by_step: false, ..meta.clone() };
         let inode = (stat.st_dev, stat.st_ino);
         if !same || u64::try_from(stat.st_size) != Ok(size) || sys::fs::file_type(&stat) != FileType::RegularFile || self.linked.contains(&inode) {
             return Ok(false);
@@ -351,7 +359,7 @@ impl TreeWriter {
         Ok(())
     }
 
-    /// Puts a device node.
+    /// Puts a device node; in a user namespace, where none can be made, a file that stands for it.
     ///
     /// # Errors
     /// The parent is missing; making devices is not allowed; character device 0:0, which would be a whiteout.
@@ -361,11 +369,8 @@ impl TreeWriter {
             let reason = io::Error::new(io::ErrorKind::InvalidInput, "character device 0:0 would remove the path");
             return Err(SnapshotError::io("make device", path.display())(reason));
         }
-        let (kind, node) = match block {
-            true => (FileType::BlockDevice, Node::BlockDevice { major, minor }),
-            false => (FileType::CharacterDevice, Node::CharDevice { major, minor }),
-        };
-        self.put_special(path, kind, fs::makedev(major, minor), node, meta)
+        let kind = if block { FileType::BlockDevice } else { FileType::CharacterDevice };
+        self.put_special(path, kind, fs::makedev(major, minor), device.into(), meta)
     }
 
     /// Puts a named pipe.
@@ -388,8 +393,16 @@ impl TreeWriter {
         self.make_way(path)?;
         let meta = Meta { xattrs: Vec::new(), ..meta.clone() };
         self.at_parent(path, "make special file", |parent, name| {
-            fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device)?;
-            set_meta_at(parent, name, &meta, false)?;
+            match fs::mknodat(parent, name, kind, Mode::from_raw_mode(0o600), device) {
+                Err(errno) if stand_in::is_wanted(errno) => {
+                    let device = Device { block: kind == FileType::BlockDevice, major: fs::major(device), minor: fs::minor(device) };
+                    stand_in::make_device(parent, name, device, &meta)?;
+                }
+                result => {
+                    result?;
+                    set_meta_at(parent, name, &meta, false)?;
+                }
+            }
             set_mtime_at(parent, name, meta.mtime)
         })?;
         self.table.put(path.clone(), node, meta);
@@ -426,7 +439,7 @@ impl TreeWriter {
         if !path.is_root() {
             self.at_parent(path, "mark", |parent, name| {
                 let dir = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-                Ok(fs::fsetxattr(&dir, sys::fs::name(OPAQUE), b"y", XattrFlags::empty())?)
+                Ok(fs::fsetxattr(&dir, sys::fs::name(sys::mount::marks().opaque), b"y", XattrFlags::empty())?)
             })?;
             self.tree.forget_all();
         }
@@ -570,7 +583,7 @@ fn cleaned(meta: &Meta) -> Meta {
 
 /// Owner and mode of something that cannot be opened; a symbolic link has no mode.
 fn set_meta_at(parent: std::os::fd::BorrowedFd<'_>, name: &Path, meta: &Meta, is_link: bool) -> io::Result<()> {
-    fs::chownat(parent, name, Some(Uid::from_raw(meta.uid)), Some(Gid::from_raw(meta.gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+    stand_in::set_owner_at(parent, name, meta.uid, meta.gid)?;
     if !is_link {
         fs::chmodat(parent, name, Mode::from_raw_mode(meta.mode), AtFlags::empty())?;
     }

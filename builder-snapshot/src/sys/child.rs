@@ -67,6 +67,8 @@ pub(crate) struct DeviceNode {
     pub(crate) major: u32,
     /// Minor number.
     pub(crate) minor: u32,
+    /// The machine's own node as a detached mount, where none can be made.
+    pub(crate) existing: Option<OwnedFd>,
 }
 
 /// One thing the child does.
@@ -76,6 +78,9 @@ pub(crate) enum Step {
     CloseOthers { keep: Vec<RawFd> },
     /// Stops mounts from spreading to the caller's namespace.
     PrivateMounts,
+    /// Makes a file system in the child's namespaces and puts it in the place of a later [`Step::Attach`]'s mount. Before the root is entered: of /proc and /sys
+    /// the kernel allows new ones in a user namespace only where a whole one can be seen. Where it allows none, what is seen is taken over as it is.
+    MakeMount { kind: &'static CStr, attributes: MountAttrFlags, existing: &'static CStr, mount: usize },
     /// Makes the detached mount the root and gets rid of the old one.
     EnterRoot { mount: OwnedFd },
     /// Makes a file system in the child's namespaces and attaches it.
@@ -115,7 +120,12 @@ pub(crate) enum Step {
     /// Drops capabilities from the bounding set and clears the ambient set.
     BoundCapabilities { keep: u64 },
     /// Becomes the user.
-    Become { uid: u32, gid: u32, groups: Vec<Gid> },
+    Become {
+        uid: u32,
+        gid: u32,
+        /// None where the kernel lets nobody change them.
+        groups: Option<Vec<Gid>>,
+    },
     /// Sets the permitted and effective capabilities.
     SetCapabilities { permitted: u64 },
     /// Ties the child's life to the parent's.
@@ -198,12 +208,13 @@ pub(crate) extern "C" fn walk(steps: &mut [Step], report: BorrowedFd<'_>) -> ! {
 }
 
 fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
-    if let Step::Narrow { mount, .. } | Step::TakeStaged { mount, .. } = steps[index] {
+    if let Step::Narrow { mount, .. } | Step::TakeStaged { mount, .. } | Step::MakeMount { mount, .. } = steps[index] {
         // What is made takes the place of what the later step has, under the same number, so that no descriptor has to be handed on.
         let Some((before, [Step::Attach { mount, .. }, ..])) = steps.split_at_mut_checked(mount) else { return Err(Errno::INVAL.into()) };
         return match before.get(index) {
             Some(Step::Narrow { subpath, read_only, .. }) => narrow(mount, subpath, *read_only),
             Some(Step::TakeStaged { name, .. }) => take_staged(mount, name),
+            Some(Step::MakeMount { kind, attributes, existing, .. }) => make_or_take_over(mount, kind, *attributes, existing),
             _ => Err(Errno::INVAL.into()),
         };
     }
@@ -214,7 +225,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
         Step::NewMount { kind, options, attributes, target } => new_mount(kind, options, *attributes, target),
         Step::FillDev { devices } => fill_dev(devices),
         Step::Attach { mount, target } => attach(mount, target),
-        Step::Narrow { .. } | Step::TakeStaged { .. } => Err(Errno::INVAL.into()),
+        Step::Narrow { .. } | Step::TakeStaged { .. } | Step::MakeMount { .. } => Err(Errno::INVAL.into()),
         Step::Stage { mount } => Ok(move_onto(mount, &open_path(STAGE, OFlags::empty(), ResolveFlags::NO_SYMLINKS)?)?),
         Step::Mask { path } => mask(path),
         Step::ReadOnly { path } => read_only(path),
@@ -228,7 +239,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
         Step::Session => session(),
         Step::Seccomp { program } => load_filter(program),
         Step::BoundCapabilities { keep } => bound_capabilities(*keep),
-        Step::Become { uid, gid, groups } => become_user(*uid, *gid, groups),
+        Step::Become { uid, gid, groups } => become_user(*uid, *gid, groups.as_deref()),
         Step::SetCapabilities { permitted } => set_capabilities(*permitted),
         Step::DieWithParent => die_with_parent(report),
         Step::CleanProcess => clean_process(),
@@ -242,6 +253,7 @@ pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
     for step in steps {
         match step {
             Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
+            Step::FillDev { devices } => keep.extend(devices.iter().filter_map(|device| Some(device.existing.as_ref()?.as_raw_fd()))),
             Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),
             _ => {}
         }
@@ -349,6 +361,18 @@ fn make_mount(kind: &CStr, options: &[(&'static CStr, CString)], attributes: Mou
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
 }
 
+fn make_or_take_over(mount: &mut OwnedFd, kind: &CStr, attributes: MountAttrFlags, existing: &CStr) -> Taken {
+    let made = match make_mount(kind, &[], attributes) {
+        Err(Errno::PERM) => {
+            let tree = clone_tree(CWD, existing, OpenTreeFlags::AT_RECURSIVE)?;
+            set_attributes(&tree, attributes.bits().into(), 0)?;
+            tree
+        }
+        result => result?,
+    };
+    Ok(rustix::io::dup3(&made, mount, rustix::io::DupFlags::CLOEXEC)?)
+}
+
 /// The entries of /dev that are links.
 const DEV_LINKS: [(&CStr, &CStr); 5] = [
     (c"fd", c"/proc/self/fd"),
@@ -371,9 +395,15 @@ fn fill_dev(devices: &[DeviceNode]) -> Taken {
     for (name, target) in DEV_LINKS {
         rustix::fs::symlinkat(target, &dev, name)?;
     }
-    for DeviceNode { name, block, major, minor } in devices {
+    for DeviceNode { name, block, major, minor, existing } in devices {
         if name.as_bytes().starts_with(b"net/") {
             rustix::fs::mkdirat(&dev, c"net", Mode::from_raw_mode(0o755))?;
+        }
+        if let Some(node) = existing {
+            rustix::fs::mknodat(&dev, name.as_c_str(), FileType::RegularFile, Mode::from_raw_mode(0o666), 0)?;
+            set_attributes(node, libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NOEXEC, 0)?;
+            move_mount(node, c"", &dev, name.as_c_str(), MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+            continue;
         }
         let kind = if *block { FileType::BlockDevice } else { FileType::CharacterDevice };
         rustix::fs::mknodat(&dev, name.as_c_str(), kind, Mode::from_raw_mode(0o666), makedev(*major, *minor))?;
@@ -686,8 +716,10 @@ fn bound_capabilities(keep: u64) -> Taken {
     Ok(check(unsafe { libc::syscall(libc::SYS_prctl, libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0) })?)
 }
 
-fn become_user(uid: u32, gid: u32, groups: &[Gid]) -> Taken {
-    rustix::thread::set_thread_groups(groups)?;
+fn become_user(uid: u32, gid: u32, groups: Option<&[Gid]>) -> Taken {
+    if let Some(groups) = groups {
+        rustix::thread::set_thread_groups(groups)?;
+    }
     let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
     rustix::thread::set_thread_res_gid(gid, gid, gid)?;
     Ok(rustix::thread::set_thread_res_uid(uid, uid, uid)?)

@@ -9,8 +9,29 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
+use crate::user_namespace::IdMap;
+
 /// The kernel copies at most 256 bytes of a value, the final NUL included.
 const FSCONFIG_VALUE_MAX_BYTES: usize = 255;
+
+/// Names of the attributes in which overlay keeps its marks.
+pub(crate) struct Marks {
+    /// On a directory that hides what lower layers have in it.
+    pub(crate) opaque: &'static [u8],
+    /// On a directory that is shown under another name than it has below.
+    pub(crate) redirect: &'static [u8],
+    /// What all of them begin with.
+    pub(crate) prefix: &'static [u8],
+}
+
+/// The marks that a mount made by this process uses: nobody may write `trusted.*` in a user namespace.
+pub(crate) fn marks() -> &'static Marks {
+    if IdMap::current().is_initial {
+        &Marks { opaque: b"trusted.overlay.opaque", redirect: b"trusted.overlay.redirect", prefix: b"trusted.overlay." }
+    } else {
+        &Marks { opaque: b"user.overlay.opaque", redirect: b"user.overlay.redirect", prefix: b"user.overlay." }
+    }
+}
 
 /// What to mount, see [`overlay`].
 pub(crate) struct OverlayOptions<'a> {
@@ -18,9 +39,8 @@ pub(crate) struct OverlayOptions<'a> {
     pub(crate) lowers: &'a [&'a Path],
     pub(crate) upper: &'a Path,
     pub(crate) work: &'a Path,
-    /// Marks in `user.overlay.*` instead of `trusted.overlay.*`, for a user namespace.
-    pub(crate) user_xattrs: bool,
     /// Whether directories of the layers below can be renamed, which marks them in `*.overlay.redirect`: for trees that never become layers of images.
+    /// In a user namespace the kernel has no such marks, and renaming is EXDEV as in every other overlay: programs copy then.
     pub(crate) redirects: bool,
 }
 
@@ -50,9 +70,12 @@ fn configure(context: &OwnedFd, options: &OverlayOptions<'_>) -> io::Result<()> 
     for name in ["index", "metacopy"] {
         mount::fsconfig_set_string(context, name, "off")?;
     }
-    mount::fsconfig_set_string(context, "redirect_dir", if options.redirects { "on" } else { "nofollow" })?;
     mount::fsconfig_set_string(context, "xino", "off")?;
-    if options.user_xattrs {
+    if IdMap::current().is_initial {
+        mount::fsconfig_set_string(context, "redirect_dir", if options.redirects { "on" } else { "nofollow" })?;
+    } else {
+        // Without it the mount is made all the same, and fails when a directory of a lower layer is removed. It turns redirects off by itself and refuses to
+        // be told about them.
         mount::fsconfig_set_flag(context, "userxattr")?;
     }
     mount::fsconfig_create(context)?;

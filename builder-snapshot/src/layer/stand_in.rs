@@ -1,0 +1,150 @@
+//! What stands on disk for that which a user namespace cannot make.
+//!
+//! - An owner that the namespace's map lacks: the file is root's, and the attribute `user.rbuild.owner` = `uid:gid` says whose it should be. It counts only as
+//!   long as the file is root's: a later change of owner (by a program, through the mount) is the newer truth. Links, pipes and sockets cannot carry it and
+//!   look as root's when they are read from disk.
+//! - A device node: an empty file with the attribute `user.rbuild.device` = `c:major:minor` or `b:…`. A program sees the file; nothing can be opened
+//!   through it, as nothing can through a node in a sandbox.
+//!
+//! Reading a tree turns these back into what they mean, so that tables, and so layers, are the same as those that root makes. In the machine's first
+//! namespace, where everything can be made, nothing is looked for.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
+
+use rustix::fs::{self, AtFlags, FileType, Gid, Mode, OFlags, Stat, Uid, XattrFlags};
+use rustix::io::Errno;
+
+use crate::snapshot::Device;
+use crate::sys;
+use crate::toc::Meta;
+use crate::user_namespace::IdMap;
+
+/// All attributes of ours.
+pub(super) const PREFIX: &[u8] = b"user.rbuild.";
+
+const OWNER: &[u8] = b"user.rbuild.owner";
+const DEVICE: &[u8] = b"user.rbuild.device";
+
+/// What a file or directory stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct StandIn {
+    /// Whose it should be.
+    owner: Option<(u32, u32)>,
+    /// What it should be.
+    pub(crate) device: Option<Device>,
+}
+
+impl StandIn {
+    /// The metadata that are meant.
+    pub(crate) fn meant(&self, meta: Meta) -> Meta {
+        match self.owner {
+            Some((uid, gid)) => Meta { uid, gid, ..meta },
+            None => meta,
+        }
+    }
+}
+
+/// Whether `stat` may be that of a stand-in.
+fn is_possible(stat: &Stat) -> bool {
+    let kind = sys::fs::file_type(stat);
+    !IdMap::current().is_initial && (stat.st_uid, stat.st_gid) == (0, 0) && matches!(kind, FileType::RegularFile | FileType::Directory)
+}
+
+/// What an open file or directory stands for.
+pub(crate) fn of(file: impl AsFd, stat: &Stat) -> io::Result<StandIn> {
+    if !is_possible(stat) {
+        return Ok(StandIn::default());
+    }
+    let owner = sys::fs::get_xattr(&file, OWNER)?.and_then(|value| owner(&value));
+    let device = match stat.st_size {
+        0 if sys::fs::file_type(stat) == FileType::RegularFile => sys::fs::get_xattr(&file, DEVICE)?.and_then(|value| device(&value)),
+        _ => None,
+    };
+    Ok(StandIn { owner, device })
+}
+
+/// As [`of`], for what is at `name` in `parent`.
+pub(crate) fn at(parent: impl AsFd, name: &Path, stat: &Stat) -> io::Result<StandIn> {
+    if !is_possible(stat) {
+        return Ok(StandIn::default());
+    }
+    of(sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?, stat)
+}
+
+fn owner(value: &[u8]) -> Option<(u32, u32)> {
+    let (uid, gid) = std::str::from_utf8(value).ok()?.split_once(':')?;
+    Some((uid.parse().ok()?, gid.parse().ok()?))
+}
+
+fn device(value: &[u8]) -> Option<Device> {
+    let mut parts = std::str::from_utf8(value).ok()?.split(':');
+    let block = match parts.next()? {
+        "b" => true,
+        "c" => false,
+        _ => return None,
+    };
+    Some(Device { block, major: parts.next()?.parse().ok()?, minor: parts.next()?.parse().ok()? })
+}
+
+/// Whether an attribute of this name says who should be the owner: of no use once the owner is set anew.
+pub(crate) fn says_owner(name: &[u8]) -> bool {
+    name == OWNER
+}
+
+/// Gives an open file or directory this owner, or says in an attribute that it is meant to have it.
+pub(crate) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    let ids = (Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)));
+    match fs::fchown(&file, ids.0, ids.1) {
+        Err(Errno::INVAL) if !IdMap::current().is_initial => {
+            fs::fchown(&file, Some(Uid::ROOT), Some(Gid::ROOT))?;
+            Ok(fs::fsetxattr(&file, sys::fs::name(OWNER), format!("{uid}:{gid}").as_bytes(), XattrFlags::empty())?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// As [`set_owner`], for something that cannot be opened: where the owner cannot be had, root keeps it, and the table alone knows better.
+pub(crate) fn set_owner_at(parent: impl AsFd, name: &Path, uid: u32, gid: u32) -> io::Result<()> {
+    match fs::chownat(&parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW) {
+        Err(Errno::INVAL) if !IdMap::current().is_initial => {
+            Ok(fs::chownat(&parent, name, Some(Uid::ROOT), Some(Gid::ROOT), AtFlags::SYMLINK_NOFOLLOW)?)
+        }
+        result => Ok(result?),
+    }
+}
+
+/// Makes an empty file that stands for a device, where the device itself may not be made.
+pub(crate) fn make_device(parent: BorrowedFd<'_>, name: &Path, device: Device, meta: &Meta) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?;
+    let Device { block, major, minor } = device;
+    let value = format!("{}:{major}:{minor}", if block { 'b' } else { 'c' });
+    fs::fsetxattr(&file, sys::fs::name(DEVICE), value.as_bytes(), XattrFlags::empty())?;
+    // Only root's files are looked at: a node's owner is kept in the attribute, even one that the map has.
+    if (meta.uid, meta.gid) != (0, 0) {
+        fs::fsetxattr(&file, sys::fs::name(OWNER), format!("{}:{}", meta.uid, meta.gid).as_bytes(), XattrFlags::empty())?;
+    }
+    Ok(fs::fchmod(&file, Mode::from_raw_mode(meta.mode))?)
+}
+
+/// Whether making a device failed as it does in a user namespace.
+pub(crate) fn is_wanted(errno: Errno) -> bool {
+    errno == Errno::PERM && !IdMap::current().is_initial
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_back_and_nonsense_is_not() {
+        assert_eq!(owner(b"1000:5"), Some((1000, 5)));
+        assert_eq!(device(b"b:8:1"), Some(Device { block: true, major: 8, minor: 1 }));
+        assert_eq!(device(b"c:1:3"), Some(Device { block: false, major: 1, minor: 3 }));
+        for nonsense in [&b""[..], b":", b"1", b"-1:2", b"x:1:2", b"c:1", b"c:1:99999999999", b"\xff"] {
+            assert!(owner(nonsense).is_none() && device(nonsense).is_none(), "{nonsense:?}");
+        }
+    }
+}
