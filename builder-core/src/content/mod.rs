@@ -7,6 +7,7 @@
 //! <root>/v1/logs/…                 complete logs of steps
 //! <root>/v1/contexts/…             stat indexes of local contexts
 //! <root>/v1/db                     the database: records, images, what is durable
+//! <root>/v1/ids                    which user ids its files are made with
 //! <root>/v1/locks/…                byte ranges that stand for keys
 //! <root>/v1/tmp/<process>/         whatever is not committed yet; swept when its process is gone
 //! ```
@@ -29,13 +30,14 @@ mod verify;
 use std::collections::HashMap;
 use std::fs::{self, DirBuilder};
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use builder_snapshot::Sha256Digest;
 use builder_snapshot::snapshot::CommittedLayer;
 use builder_snapshot::toc::{LayerId, Toc};
+use builder_snapshot::user_namespace::IdMap;
 
 pub use blobs::{BlobStore, BlobWriter};
 pub use locks::{KeyLock, KeyLocks};
@@ -76,6 +78,18 @@ pub enum StoreError {
         path: PathBuf,
         /// What it is.
         kind: &'static str,
+    },
+    /// The store's files have owners that mean others to this process.
+    #[error(
+        "the store {path:?} was made with other user ids ({made_with}) than this process has ({now}): use another one (--root or RBUILD_ROOT), or remove it"
+    )]
+    OtherIds {
+        /// The root.
+        path: PathBuf,
+        /// The map of ids that it was made with, or whose it is.
+        made_with: String,
+        /// The map that this process has.
+        now: String,
     },
     /// The database failed.
     #[error("cannot {action} the store's database {path:?}: {source}")]
@@ -153,6 +167,7 @@ impl Store {
             }
             make_dir(&tmp)?;
         }
+        check_ids(root, &base)?;
         locks::sweep(&tmp)?;
         let db = Arc::new(Db::new(dir("db")));
         let process_dir = Arc::new(OnceLock::new());
@@ -428,6 +443,26 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
     match fs::remove_dir_all(path) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StoreError::Io { action: "remove", path: path.to_path_buf(), source }),
         _ => Ok(()),
+    }
+}
+
+/// Refuses a store of another user, and one that was made in a user namespace with another map: the owners of files in layers would be wrong, and overlay's
+/// marks unseen.
+fn check_ids(root: &Path, base: &Path) -> Result<(), StoreError> {
+    let file = base.join("ids");
+    let one_line = |text: &str| text.trim_end().replace('\n', ", ");
+    let now = &IdMap::current().text;
+    let other = |made_with: String| StoreError::OtherIds { path: root.to_path_buf(), made_with, now: one_line(now) };
+    let owner = fs::metadata(base).map_err(StoreError::io("look at", base))?.uid();
+    if owner != rustix::process::geteuid().as_raw() {
+        return Err(other(format!("it belongs to user {owner}")));
+    }
+    match fs::read_to_string(&file) {
+        Ok(made_with) if made_with == *now => Ok(()),
+        // Cut short by a crash of the machine while the store was new.
+        Ok(made_with) if !made_with.is_empty() => Err(other(one_line(&made_with))),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("read", file)(error)),
+        _ => fs::write(&file, now).map_err(StoreError::io("write", file)),
     }
 }
 

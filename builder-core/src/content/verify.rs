@@ -24,7 +24,9 @@ pub(super) fn layer(toc: &Toc, fs: &Path) -> Result<(), String> {
             Node::Symlink { target } => {
                 kind.is_symlink() && fs::read_link(&path).is_ok_and(|found| std::os::unix::ffi::OsStrExt::as_bytes(found.as_os_str()) == &target[..])
             }
-            // Devices, pipes, sockets and whiteouts are inodes without bytes.
+            // In a user namespace a file stands for a device.
+            Node::CharDevice { .. } | Node::BlockDevice { .. } => !kind.is_dir(),
+            // Pipes, sockets and whiteouts are inodes without bytes.
             _ => !kind.is_file() && !kind.is_dir(),
         };
         if !fits {
