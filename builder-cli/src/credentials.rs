@@ -3,11 +3,11 @@
 //! Read when a registry first asks, never before: a build that pulls nothing starts no helper. No value ever reaches a message.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
 
 use builder_core::registry::{CredentialProvider, Credentials};
+use builder_snapshot::user_namespace::{self, Outside};
 use serde::Deserialize;
 
 use crate::environment::Environment;
@@ -56,7 +56,9 @@ struct HelperAnswer {
 pub(crate) struct DockerCredentials {
     files: Vec<PathBuf>,
     /// Where helpers are looked for.
-    path: Option<std::ffi::OsString>,
+    path: Option<OsString>,
+    /// Where helpers run when this process is in a user namespace: a keyring gives its user's secrets to that user only, not to a root of something.
+    outside: Option<Outside>,
 }
 
 /// The files that may hold credentials, the first that knows a host wins.
@@ -73,26 +75,21 @@ pub(crate) fn docker_config(environment: &Environment) -> DockerConfig {
 
 impl DockerCredentials {
     /// Will look where `environment` says.
-    pub(crate) fn new(environment: &Environment) -> Self {
-        Self { files: files(environment), path: environment.get_os("PATH").map(Into::into) }
+    pub(crate) fn new(environment: &Environment, outside: Option<Outside>) -> Self {
+        Self { files: files(environment), path: environment.get_os("PATH").map(Into::into), outside }
     }
 
     fn ask_helper(&self, helper: &str, server: &str) -> Result<Option<Credentials>, String> {
         let program = format!("docker-credential-{helper}");
-        let mut command = Command::new(&program);
-        if let Some(path) = &self.path {
-            command.env("PATH", path);
-        }
         let failed = |what: &dyn std::fmt::Display| {
             format!("credential helper {program} failed: {what}; log in again, or mend credsStore in Docker's config.json")
         };
-        let mut child = command.arg("get").stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(|e| failed(&e))?;
-        if let Some(mut stdin) = child.stdin.take() {
-            // A helper that does not read its input answers all the same.
-            let _ = stdin.write_all(server.as_bytes());
-        }
-        let output = child.wait_with_output().map_err(|e| failed(&e))?;
-        if !output.status.success() {
+        let output = match &self.outside {
+            Some(outside) => outside.run(program.as_ref(), &["get".into()], server.as_bytes(), self.path.as_deref()),
+            None => user_namespace::run(program.as_ref(), &["get".into()], server.as_bytes(), self.path.as_deref()),
+        };
+        let output = output.map_err(|e| failed(&e))?;
+        if !output.success {
             // "credentials not found" is the protocol's way of saying that it has none; what else helpers say differs by helper.
             return Ok(None);
         }
@@ -161,7 +158,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("temporary directory");
         let text = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="}, "r.example:5000": {"identitytoken": "t"}}, "other": 1}"#;
         std::fs::write(dir.path().join("config.json"), text).expect("write");
-        let provider = DockerCredentials::new(&Environment::of("/", &[("DOCKER_CONFIG", &dir.path().display().to_string())]));
+        let provider = DockerCredentials::new(&Environment::of("/", &[("DOCKER_CONFIG", &dir.path().display().to_string())]), None);
         let password = Credentials::Password { username: "u".into(), password: "p:q".into() };
         assert!(provider.credentials("docker.io").expect("hub") == password);
         assert!(provider.credentials("r.example:5000").expect("own") == Credentials::IdentityToken("t".into()));

@@ -60,7 +60,9 @@ fn run() -> ExitCode {
         tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     }
     let outcome = match &line.command {
-        Command::Build(build) => commands::build::run(&line.global, build, &environment),
+        Command::Build(build) => {
+            commands::enter_user_namespace(&environment).and_then(|entered| commands::build::run(&line.global, build, &environment, entered))
+        }
         Command::Version => {
             // A reader that has gone away has what it wanted.
             let _ = writeln!(std::io::stdout(), "rbuild {}", env!("CARGO_PKG_VERSION"));

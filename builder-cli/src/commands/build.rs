@@ -11,6 +11,7 @@ use builder_core::event::{EventSink, TaskId};
 use builder_core::request::{BuildReport, BuildRequest};
 use builder_core::source::image::ImageSources;
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
+use builder_snapshot::user_namespace::{Entered, Ids};
 
 use super::call;
 use crate::args::{BuildArgs, GlobalArgs};
@@ -31,9 +32,12 @@ const READING_DOCKERFILE: TaskId = TaskId(u64::MAX - 1);
 const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 
 /// Builds what was typed. An error is one of usage: nothing was begun.
-pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment) -> Result<ExitCode> {
+pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
     let palette = Palette::of(environment);
-    let plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
+    let mut plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
+    if let Ids::One { reason } = &entered.ids {
+        plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {reason}"));
+    }
     for warning in &plan.warnings {
         if !plan.quiet {
             say(&format!("{} {warning}\n", Palette::paint(&palette.warning, "WARNING:")));
@@ -44,7 +48,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
     }
     let builder_config = BuilderConfig {
         registries: config::registries(global, environment)?,
-        credentials: Arc::new(DockerCredentials::new(environment)),
+        credentials: Arc::new(DockerCredentials::new(environment, entered.outside)),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         ..BuilderConfig::new(config::store_root(global, environment)?)
     };

@@ -2,3 +2,17 @@
 
 pub(crate) mod build;
 mod call;
+
+use anyhow::Result;
+use builder_snapshot::user_namespace::{self, Entered};
+
+use crate::environment::Environment;
+
+/// Makes an ordinary user root of a namespace of its own. Before any thread is started.
+pub(crate) fn enter_user_namespace(environment: &Environment) -> Result<Entered> {
+    let options = user_namespace::Options {
+        search_path: environment.get_os("PATH").map(Into::into),
+        user_name: environment.get("USER").or_else(|| environment.get("LOGNAME")).map(Into::into),
+    };
+    Ok(builder_snapshot::enter_user_namespace(&options)?)
+}
