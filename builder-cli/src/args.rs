@@ -23,20 +23,25 @@ The word `build` may be left out: `rbuild -t app .` is `rbuild build -t app .`";
 
 const EXAMPLES: &str = "\
 Examples:
-  rbuild -t app .                                   build the last stage, keep it under the name app
-  rbuild --target test .                            build one stage and only what it needs
-  rbuild -o type=oci,dest=app.tar .                 write an OCI archive
-  rbuild -o out .                                   write the files of the image into the directory out
-  rbuild --secret id=token,src=$HOME/.token .       lend a secret to RUN --mount=type=secret,id=token
-  rbuild --build-context base=oci-layout://./base . use a local layout wherever the Dockerfile says base
-  rbuild --check .                                  look for mistakes, build nothing
-  rbuild --call=outline .                           list the arguments, secrets and agents a build takes
+  rbuild -t app .                              build the last stage, keep it as app
+  rbuild --target test .                       build one stage and only what it needs
+  rbuild -o type=oci,dest=app.tar .            write an OCI archive
+  rbuild -o out .                              write the image's files into out/
+  rbuild --secret id=token,src=token.txt .     lend a secret to RUN --mount=type=secret
+  rbuild --build-context base=../base .        use that directory where it says base
+  rbuild --check .                             look for mistakes, build nothing
+  rbuild --call=outline .                      list what a build takes
 
-Exit status: 0 built, 1 the build or its flags are wrong (or --check found something), 100 a fault of rbuild, 102 out of
-memory or disk, 130 interrupted.
+Exit status:
+  0    built
+  1    the build or its flags are wrong, or --check found something
+  100  a fault of rbuild
+  102  out of memory or disk
+  130  interrupted
 
-Environment: RBUILD_ROOT, RBUILD_CONFIG, SOURCE_DATE_EPOCH, BUILDKIT_PROGRESS, BUILDKIT_COLORS, NO_COLOR, DOCKER_CONFIG,
-DOCKER_DEFAULT_PLATFORM, SSH_AUTH_SOCK.";
+Environment:
+  RBUILD_ROOT, RBUILD_CONFIG, SOURCE_DATE_EPOCH, BUILDKIT_PROGRESS,
+  BUILDKIT_COLORS, NO_COLOR, DOCKER_CONFIG, DOCKER_DEFAULT_PLATFORM, SSH_AUTH_SOCK";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -289,6 +294,11 @@ mod tests {
     fn clap_finds_no_fault_in_the_definition() {
         use clap::CommandFactory as _;
         CommandLine::command().debug_assert();
+    }
+
+    #[test]
+    fn examples_fit_a_terminal() {
+        assert!(EXAMPLES.lines().all(|line| line.len() <= 85), "lines that are broken can't be read in columns");
     }
 
     #[test]

@@ -85,6 +85,10 @@ fn explain(error: &clap::Error) -> ExitCode {
         return ExitCode::Success;
     }
     let text = error.render().to_string();
-    commands::build::say(&format!("ERROR: {}", text.strip_prefix("error: ").unwrap_or(&text)));
+    // Called without a word it explains itself; everything else that clap refuses is an error of usage.
+    match text.strip_prefix("error: ") {
+        Some(reason) => commands::build::say(&format!("ERROR: {reason}")),
+        None => commands::build::say(&text),
+    }
     ExitCode::Failure
 }

@@ -18,14 +18,14 @@ const AROUND: u32 = 4;
 /// Most lines that an excerpt marks; of a longer instruction the first ones say which it is.
 const MARKED: u32 = 30;
 
-/// Lines of a failed step's output (`features.md` C7.5).
-const TAIL_LINES: usize = 10;
+/// Lines of a failed step's output after progress that showed them already (`features.md` C7.5).
+pub(crate) const SHORT_TAIL_LINES: usize = 10;
 
 /// Longest piece of a line shown. Machine-made lines can have megabytes.
 const MAX_COLUMNS: usize = 400;
 
-/// The last words of a failed build.
-pub(crate) fn failure(error: &BuildError, palette: &Palette) -> String {
+/// The last words of a failed build, with so many lines of the failed step's output.
+pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) -> String {
     let mut text = String::new();
     match error {
         BuildError::Definition(diagnostics) => {
@@ -36,7 +36,7 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette) -> String {
             }
         }
         BuildError::Step { name, location, log_tail, log_path, .. } => {
-            text.push_str(&tail(name, log_tail));
+            text.push_str(&tail(name, log_tail, tail_lines));
             if let Some(path) = log_path {
                 let _ = writeln!(text, "complete log: {}", path.display());
             }
@@ -155,12 +155,12 @@ pub(crate) fn excerpt(location: &SourceLocation) -> String {
 }
 
 /// The last lines of a failed step's output, in a box (C7.5).
-fn tail(name: &str, log_tail: &[u8]) -> String {
+fn tail(name: &str, log_tail: &[u8], most: usize) -> String {
     const RULE: &str = "------";
     let lines: Vec<&[u8]> = log_tail.strip_suffix(b"\n").unwrap_or(log_tail).split(|&byte| byte == b'\n').collect();
     let mut text = format!("{RULE}\n > {}:\n", clean::text(name));
     if !log_tail.is_empty() {
-        for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        for line in &lines[lines.len().saturating_sub(most)..] {
             let _ = writeln!(text, "{}", clean::line(line));
         }
     }
@@ -199,7 +199,7 @@ mod tests {
             log_path: None,
             cause: StepError::ExitCode { process: "/bin/sh -c echo last words &&     exit 17".into(), code: 17 },
         };
-        insta::assert_snapshot!(failure(&error, &Palette::default()), @r#"
+        insta::assert_snapshot!(failure(&error, &Palette::default(), SHORT_TAIL_LINES), @r#"
         ------
          > [2/2] RUN echo last words:
         last words
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn a0_7_a_definition_with_an_error() {
-        insta::assert_snapshot!(failure(&BuildError::Definition(vec![unknown_stage()]), &Palette::default()), @r"
+        insta::assert_snapshot!(failure(&BuildError::Definition(vec![unknown_stage()]), &Palette::default(), SHORT_TAIL_LINES), @r"
         error[unknown-stage]: no earlier stage is named `biulder`
           ┌─ Dockerfile:5:13
         5 │ COPY --from=biulder /app /app
@@ -273,7 +273,7 @@ mod tests {
         for span in [0..0, 0..1, 1..2, 4..400, 5..5, 400..500] {
             let location = SourceLocation { source: Arc::clone(&source), first_line: 1, last_line: 9, span: Some(span) };
             let found = Diagnostic { location: Some(location), ..unknown_stage() };
-            assert!(failure(&BuildError::Definition(vec![found]), &Palette::default()).contains("ERROR:"));
+            assert!(failure(&BuildError::Definition(vec![found]), &Palette::default(), SHORT_TAIL_LINES).contains("ERROR:"));
         }
     }
 }

@@ -98,7 +98,12 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
     let warnings = progress.finish();
     let report = match outcome {
         Ok(report) => report,
-        Err(error) => return Ok(failed(&error, palette)),
+        Err(error) => {
+            // The picture of a terminal showed a few lines only; lines that were printed need not be repeated all.
+            let tail_lines = if kind == ProgressKind::Plain { render::SHORT_TAIL_LINES } else { usize::MAX };
+            say(&render::failure(&error, palette, tail_lines));
+            return Ok(ExitCode::of(&error));
+        }
     };
     if matches!(kind, ProgressKind::Plain | ProgressKind::Tty) {
         say(&render::warnings(&warnings, palette));
@@ -146,7 +151,7 @@ fn image_id(report: &BuildReport) -> Option<String> {
 
 /// Says why a build failed.
 pub(super) fn failed(error: &BuildError, palette: &Palette) -> ExitCode {
-    say(&render::failure(error, palette));
+    say(&render::failure(error, palette, render::SHORT_TAIL_LINES));
     ExitCode::of(error)
 }
 
