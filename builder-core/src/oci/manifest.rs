@@ -380,6 +380,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
@@ -416,6 +418,24 @@ mod tests {
         assert!(matches!(Document::parse(manifest.as_bytes(), Some(media::OCI_INDEX)), Err(DocumentError::Ambiguous(_))));
         let as_index = manifest.replace(media::OCI_MANIFEST, media::OCI_INDEX);
         assert!(matches!(Document::parse(as_index.as_bytes(), None), Err(DocumentError::Ambiguous(_))));
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _outcome = Document::parse(&bytes, None);
+        }
+
+        #[test]
+        fn a_damaged_manifest_is_refused_or_reads_the_same_twice(at in 0..400_usize, byte in any::<u8>()) {
+            let mut bytes = manifest().into_bytes();
+            let at = at % bytes.len();
+            bytes[at] = byte;
+            // What is read is what is written again: nothing is understood in two ways.
+            if let Ok(Document::Manifest(read)) = Document::parse(&bytes, None) {
+                prop_assert_eq!(Document::parse(&to_json(&read), None), Ok(Document::Manifest(read)));
+            }
+        }
     }
 
     #[test]

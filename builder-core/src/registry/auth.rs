@@ -126,6 +126,8 @@ impl TokenCache {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -149,6 +151,13 @@ mod tests {
             (vec![""], None),
         ] {
             assert_eq!(Challenge::parse(headers.iter().copied()), challenge, "{headers:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_header_is_read_without_panic(header in "(Bearer |Basic )?[a-z=\",\\\\é ]{0,60}") {
+            let _challenge = Challenge::parse([header.as_str()].into_iter());
         }
     }
 
