@@ -301,7 +301,26 @@ impl Vertices {
         stack.layers.iter().all(|layer| layer.is_from_image() || self.store.has_layer(layer.id))
     }
 
-    async fn look_up_parts(self: Arc<Self>, vertex: VertexId, inputs: Vec<TreeValue>, mut keys: Vec<FieldedKey>) -> LookUp<Self> {
+    async fn look_up_parts(
+        self: Arc<Self>,
+        vertex: VertexId,
+        inputs: Vec<TreeValue>,
+        mut keys: Vec<FieldedKey>,
+        cancel: CancellationToken,
+    ) -> LookUp<Self> {
+        // Tables of contents come with their layers, which may have to be downloaded.
+        for position in read_in_part(&self.graph.vertex(vertex).op) {
+            if let Some(TreeValue::Stack(stack)) = inputs.get(position) {
+                let brought = tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => return LookUp::Stopped,
+                    brought = self.layer_dirs(stack) => brought,
+                };
+                if let Err(cause) = brought {
+                    return LookUp::Failed(cause.into());
+                }
+            }
+        }
         match self.try_parts(vertex, inputs, &mut keys).await {
             Ok(Some(record)) => LookUp::Hit(value_of(record)),
             Ok(None) => LookUp::Miss { key: keys.last().map(|(key, _)| *key), plan: RunPlan { keys } },
@@ -316,12 +335,6 @@ impl Vertices {
         keys: &mut Vec<FieldedKey>,
     ) -> Result<Option<Record>, VertexFailure> {
         let facts = self.graph.vertex(vertex);
-        // Tables of contents come with their layers.
-        for position in read_in_part(&facts.op) {
-            if let Some(TreeValue::Stack(stack)) = inputs.get(position) {
-                self.layer_dirs(stack).await?;
-            }
-        }
         let this = Arc::clone(self);
         let part = self.lookups.run(move || this.part_key(&this.graph.vertex(vertex).op, &inputs)).await?;
         for (position, input) in facts.inputs.iter().enumerate() {
@@ -527,7 +540,7 @@ impl Work for Vertices {
     type Plan = RunPlan;
     type Failure = VertexFailure;
 
-    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<VertexValue>) -> Answer<LookUp<Self>> {
+    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<VertexValue>, cancel: CancellationToken) -> Answer<LookUp<Self>> {
         let facts = self.graph.vertex(vertex);
         match &facts.op {
             Op::Source(source) => return self.look_up_source(vertex, source),
@@ -549,7 +562,7 @@ impl Work for Vertices {
         if read_in_part(&facts.op).is_empty() {
             return Answer::Now(LookUp::Miss { key: keys.last().map(|(key, _)| *key), plan: RunPlan { keys } });
         }
-        Answer::Later(Box::pin(self.look_up_parts(vertex, inputs, keys)))
+        Answer::Later(Box::pin(self.look_up_parts(vertex, inputs, keys, cancel)))
     }
 
     fn run(self: Arc<Self>, vertex: VertexId, inputs: Vec<VertexValue>, plan: RunPlan, cancel: CancellationToken) -> BoxFuture<'static, Run<Self>> {

@@ -24,8 +24,8 @@ pub trait Work: Send + Sync + 'static {
     /// Why a vertex failed.
     type Failure: Send + 'static;
 
-    /// Looks a vertex up. What takes no time is answered at once.
-    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<Self::Value>) -> Answer<LookUp<Self>>;
+    /// Looks a vertex up. What takes no time is answered at once; the rest ends soon when `cancel` is cancelled.
+    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<Self::Value>, cancel: CancellationToken) -> Answer<LookUp<Self>>;
 
     /// Runs a vertex that was not found. When `cancel` is cancelled it ends soon, with nothing left running.
     fn run(self: Arc<Self>, vertex: VertexId, inputs: Vec<Self::Value>, plan: Self::Plan, cancel: CancellationToken)
@@ -54,6 +54,8 @@ pub enum LookUp<W: Work + ?Sized> {
         /// For the run.
         plan: W::Plan,
     },
+    /// It was stopped.
+    Stopped,
     /// It could not be looked up.
     Failed(W::Failure),
 }
@@ -181,7 +183,7 @@ enum TaskEnd<W: Work> {
 impl<W: Work> Loop<'_, W> {
     fn act(&mut self, action: Action) -> Option<Event> {
         match action {
-            Action::LookUp(vertex) => match Arc::clone(&self.work).look_up(vertex, self.inputs(vertex)) {
+            Action::LookUp(vertex) => match Arc::clone(&self.work).look_up(vertex, self.inputs(vertex), self.stop.clone()) {
                 Answer::Now(found) => return Some(self.ended(TaskEnd::LookedUp(vertex, found))),
                 Answer::Later(later) => {
                     self.tasks.spawn(async move { TaskEnd::LookedUp(vertex, later.await) });
@@ -213,6 +215,7 @@ impl<W: Work> Loop<'_, W> {
                 self.plans[vertex.0 as usize] = Some(plan);
                 Event::Miss { vertex, key }
             }
+            TaskEnd::LookedUp(vertex, LookUp::Stopped) => Event::LookUpStopped(vertex),
             TaskEnd::Ran(vertex, Run::Made(value)) => {
                 self.values[vertex.0 as usize] = Some(value);
                 Event::Ran { vertex, how: RunEnd::Made }

@@ -75,6 +75,8 @@ pub enum Event {
         /// What it will be filed under.
         key: Option<Key>,
     },
+    /// A lookup was ended by [`Action::Stop`].
+    LookUpStopped(VertexId),
     /// A run ended.
     Ran {
         /// Which.
@@ -102,7 +104,7 @@ pub enum RunEnd {
 /// Something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Look the vertex up; answer with [`Event::Hit`], [`Event::Miss`] or [`Event::Failed`].
+    /// Look the vertex up; answer with [`Event::Hit`], [`Event::Miss`], [`Event::LookUpStopped`] or [`Event::Failed`].
     LookUp(VertexId),
     /// Run it; answer with [`Event::Ran`] or [`Event::Failed`].
     Run(VertexId),
@@ -115,7 +117,7 @@ pub enum Action {
     },
     /// Tell people that a vertex reached a state.
     Report(VertexId, VertexState),
-    /// Stop everything that runs; each still answers.
+    /// Stop everything that runs or is looked up; each still answers.
     Stop,
     /// The build is over.
     Finish(Outcome),
@@ -231,6 +233,10 @@ pub fn step(mut state: State, event: Event) -> (State, Vec<Action>) {
             } else {
                 queue_or_follow(&mut state, vertex, key, &mut actions);
             }
+        }
+        Event::LookUpStopped(vertex) => {
+            state.set(vertex, VertexState::Cancelled, &mut actions);
+            end(&mut state, Outcome::Cancelled, &mut actions);
         }
         Event::Ran { vertex, how } => {
             debug_assert_eq!(state.of(vertex), VertexState::Running);

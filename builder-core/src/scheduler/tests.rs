@@ -15,6 +15,7 @@ enum Script {
     Meet(Arc<Barrier>),
     WaitForCancel,
     Fail,
+    LookForever,
 }
 
 #[derive(Default)]
@@ -29,10 +30,14 @@ impl Work for Scripted {
     type Plan = ();
     type Failure = String;
 
-    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<u32>) -> Answer<LookUp<Self>> {
+    fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<u32>, cancel: CancellationToken) -> Answer<LookUp<Self>> {
         let sum = inputs.iter().sum::<u32>() + 1;
         match self.scripts[&vertex] {
             Script::Hit => Answer::Now(LookUp::Hit(sum)),
+            Script::LookForever => Answer::Later(Box::pin(async move {
+                cancel.cancelled().await;
+                LookUp::Stopped
+            })),
             _ => Answer::Later(Box::pin(async { LookUp::Miss { key: None, plan: () } })),
         }
     }
@@ -96,12 +101,14 @@ async fn stages_that_wait_for_each_other_meet() {
 
 #[tokio::test]
 async fn the_first_failure_stops_what_runs_and_is_the_reason() {
-    let (graph, work) = build(vec![(&[], Script::WaitForCancel), (&[], Script::Fail), (&[0, 1], Script::Return)]);
-    let ended = run(Arc::clone(&work), &graph, &[VertexId(2)], 16, &CancellationToken::new()).await.expect_err("failed");
+    let (graph, work) = build(vec![(&[], Script::WaitForCancel), (&[], Script::Fail), (&[], Script::LookForever), (&[0, 1, 2], Script::Return)]);
+    let ended = run(Arc::clone(&work), &graph, &[VertexId(3)], 16, &CancellationToken::new()).await.expect_err("failed");
     assert!(matches!(ended, Ended::Failed(VertexId(1), reason) if reason == "it broke"));
     assert_eq!(work.running.load(Ordering::SeqCst), 0, "everything that was begun has ended");
     let reports = work.reports.lock().expect("reports");
-    assert!(reports.contains(&(VertexId(0), VertexState::Cancelled)) && reports.contains(&(VertexId(2), VertexState::Cancelled)));
+    for stopped in [0, 2, 3] {
+        assert!(reports.contains(&(VertexId(stopped), VertexState::Cancelled)));
+    }
 }
 
 #[tokio::test]

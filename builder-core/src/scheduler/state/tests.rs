@@ -156,8 +156,11 @@ fn act(build: &Build, graph: &Graph, action: Action, pending: &mut BTreeMap<Vert
             assert!(!seen.stopped, "stopped twice");
             seen.stopped = true;
             for event in pending.values_mut() {
-                if let Event::Ran { how, .. } = event {
-                    *how = RunEnd::Stopped;
+                match event {
+                    Event::Ran { how, .. } => *how = RunEnd::Stopped,
+                    // Some lookups take time and are stopped; others had their answer.
+                    Event::Miss { vertex, key: None } => *event = Event::LookUpStopped(*vertex),
+                    _ => {}
                 }
             }
         }
