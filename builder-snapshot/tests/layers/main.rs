@@ -2,7 +2,6 @@
 //!
 //! The properties need root: owners, devices, `trusted.*` attributes and overlay mounts are what they are about.
 
-mod costs;
 mod formats;
 mod hostile;
 mod properties;

@@ -1,5 +1,9 @@
-//! What things cost, measured by hand: `cargo test --release -p builder-snapshot --test layers costs -- --ignored --nocapture`.
+//! What a step, a file and a tar cost: `cargo bench -p builder-snapshot --bench costs`, as root. Prints least and median; asserts no time.
 #![expect(clippy::print_stderr, reason = "the figures are the result")]
+#![expect(dead_code, reason = "the trees of the tests are shared, and only some of them are measured")]
+
+#[path = "../tests/layers/trees.rs"]
+mod trees;
 
 use std::fs;
 use std::os::fd::AsRawFd;
@@ -10,7 +14,7 @@ use builder_snapshot::layer::{self, ApplyLimits, TimePolicy};
 use builder_snapshot::snapshot::FileContent;
 use builder_snapshot::toc::{Meta, Timestamp, Toc};
 
-use crate::trees::Stack;
+use trees::Stack;
 
 /// Least and median of several runs.
 fn measure(name: &str, runs: usize, per: u32, mut act: impl FnMut() -> Duration) {
@@ -23,9 +27,11 @@ fn path(text: &str) -> TreePath {
     TreePath::new(text).expect("clean")
 }
 
-#[test]
-#[ignore = "a measurement"]
-fn steps_files_and_tars() {
+fn main() {
+    // `cargo test --all-targets` runs benches too, without saying `--bench`: there is nothing to measure then.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return;
+    }
     let file = Meta { mode: 0o644, ..Meta::default() };
     let dir = Meta { mode: 0o755, ..Meta::default() };
     let mut stack = Stack::new();
