@@ -214,7 +214,7 @@ impl DockerfileFrontend {
     pub fn check(&self, resolved: &Resolved) -> CallOutcome<CheckReport> {
         let failed = |errors| CallOutcome::Ready(CheckReport { warnings: Vec::new(), errors });
         let file = match self.open(resolved) {
-            Ok(Opened::Need(need)) => return CallOutcome::Needs(vec![need]),
+            Ok(Opened::Need(need)) => return CallOutcome::Needs(vec![*need]),
             Ok(Opened::File(file)) => file,
             Err(errors) => return failed(errors),
         };
@@ -254,7 +254,7 @@ impl DockerfileFrontend {
     /// All problems found; at least one is an error.
     pub fn outline(&self, resolved: &Resolved) -> Result<CallOutcome<Outline>, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![need])),
+            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![*need])),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);
@@ -281,7 +281,7 @@ impl DockerfileFrontend {
     /// All problems found; at least one is an error.
     pub fn targets(&self, resolved: &Resolved) -> Result<CallOutcome<Targets>, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![need])),
+            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![*need])),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);

@@ -152,7 +152,7 @@ impl<'a> Compiler<'a> {
 
 /// What stands before compiling: the file, read and divided, or what is missing for that.
 enum Opened {
-    Need(Need),
+    Need(Box<Need>),
     File(Box<ParsedFile>),
 }
 
@@ -178,9 +178,7 @@ impl DockerfileFrontend {
                         Some(Err(reason)) => return Err(vec![plain_error("git-reference", format!("cannot use git repository {url}: {reason}"))]),
                         None => return Err(vec![plain_error("git-reference", format!("{url:?} is no address of a git repository"))]),
                     },
-                    NamedContext::Http { url } => {
-                        Some(SourceOp::Http { url: url.clone(), filename: remote::http_filename(url), checksum: None })
-                    }
+                    NamedContext::Http { url } => Some(SourceOp::Http { url: url.clone(), filename: remote::http_filename(url), checksum: None }),
                     _ => None,
                 };
                 let need = |path: &str| match &remote {
@@ -202,7 +200,7 @@ impl DockerfileFrontend {
                         Some(Answer::Failed(reason)) => {
                             return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]);
                         }
-                        Some(Answer::Image(_)) | None => return Ok(Opened::Need(need)),
+                        Some(Answer::Image(_)) | None => return Ok(Opened::Need(Box::new(need))),
                     }
                 }
                 let message = format!("failed to read dockerfile: open {path}: no such file or directory");
@@ -248,7 +246,7 @@ impl DockerfileFrontend {
 impl Frontend for DockerfileFrontend {
     fn compile(&self, resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(Compilation::Needs(vec![need])),
+            Opened::Need(need) => return Ok(Compilation::Needs(vec![*need])),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);

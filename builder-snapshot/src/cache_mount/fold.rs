@@ -222,36 +222,6 @@ fn about_to_change() -> io::Result<()> {
     Ok(())
 }
 
-#[cfg(test)]
-pub(super) mod faults {
-    //! Failing at the n-th change.
-
-    use std::cell::Cell;
-    use std::io;
-
-    thread_local! {
-        static CHANGES_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
-    }
-
-    /// Runs `action` on this thread with all changes from the `count`-th on failing.
-    pub(crate) fn after(count: u32, action: impl FnOnce()) {
-        CHANGES_LEFT.set(Some(count));
-        action();
-        CHANGES_LEFT.set(None);
-    }
-
-    pub(super) fn check() -> io::Result<()> {
-        match CHANGES_LEFT.get() {
-            Some(0) => Err(io::Error::other("cut short by the test")),
-            Some(left) => {
-                CHANGES_LEFT.set(Some(left - 1));
-                Ok(())
-            }
-            None => Ok(()),
-        }
-    }
-}
-
 fn check_depth(depth: usize) -> io::Result<()> {
     if depth > DEPTH_MAX { Err(io::Error::other("the directories are nested too deeply")) } else { Ok(()) }
 }
@@ -326,4 +296,34 @@ pub(super) fn copy_metadata(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
     }
     about_to_change()?;
     set_mtime_of(to, sys::fs::mtime(&stat))
+}
+
+#[cfg(test)]
+pub(super) mod faults {
+    //! Failing at the n-th change.
+
+    use std::cell::Cell;
+    use std::io;
+
+    thread_local! {
+        static CHANGES_LEFT: Cell<Option<u32>> = const { Cell::new(None) };
+    }
+
+    /// Runs `action` on this thread with all changes from the `count`-th on failing.
+    pub(crate) fn after(count: u32, action: impl FnOnce()) {
+        CHANGES_LEFT.set(Some(count));
+        action();
+        CHANGES_LEFT.set(None);
+    }
+
+    pub(super) fn check() -> io::Result<()> {
+        match CHANGES_LEFT.get() {
+            Some(0) => Err(io::Error::other("cut short by the test")),
+            Some(left) => {
+                CHANGES_LEFT.set(Some(left - 1));
+                Ok(())
+            }
+            None => Ok(()),
+        }
+    }
 }

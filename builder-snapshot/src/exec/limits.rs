@@ -63,7 +63,7 @@ mod tests {
         assert_eq!(limits[0].1, Rlimit { current: Some(own), maximum: Some(own) });
         assert_eq!(warnings.len(), 1);
         let (limits, warnings) = resolve(&ulimit("nofile", own + 1, own + 2), true).expect("valid");
-        assert_eq!((limits[0].1.clone(), warnings.len()), (Rlimit { current: Some(own + 1), maximum: Some(own + 2) }, 0));
+        assert_eq!((limits[0].1, warnings.len()), (Rlimit { current: Some(own + 1), maximum: Some(own + 2) }, 0));
         let (limits, _) = resolve(&ulimit("core", u64::MAX, u64::MAX), true).expect("valid");
         assert_eq!(limits[0].1, Rlimit { current: None, maximum: None });
     }
