@@ -18,6 +18,8 @@ use builder_core::event::NoEvents;
 use builder_core::oci::Platform;
 use builder_core::request::{BuildRequest, LocalContext, Output, OutputDest, OutputKind};
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource, FrontendOptions};
+use builder_snapshot::enter_user_namespace;
+use builder_snapshot::user_namespace::Options;
 
 /// What the quickstart's Dockerfile uses.
 const PROGRAMS: [&str; 16] =
@@ -33,8 +35,13 @@ ENV PATH=/bin
 CMD [\"/bin/sh\"]
 ";
 
-#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
-async fn main() -> Result<()> {
+fn main() -> Result<()> {
+    // An ordinary user becomes root of a namespace of its own. That must come before the runtime starts threads; root needs none of it.
+    let _entered = enter_user_namespace(&Options { search_path: std::env::var_os("PATH"), user_name: None })?;
+    tokio::runtime::Runtime::new()?.block_on(make_base())
+}
+
+async fn make_base() -> Result<()> {
     let [_, layout, store] = &std::env::args().collect::<Vec<_>>()[..] else { bail!("usage: make_base LAYOUT STORE") };
     let root = tempfile::tempdir()?;
     gather(root.path())?;
