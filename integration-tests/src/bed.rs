@@ -90,7 +90,9 @@ impl Bed {
     pub fn build(&self, context: &Path) -> Build {
         let output = self.path(&format!("{}.tar", context.file_name().unwrap_or_default().to_string_lossy()));
         Build {
+            dir: self.dir.path().to_owned(),
             context: context.to_owned(),
+            user: None,
             args: Vec::new(),
             env: BTreeMap::from([
                 ("RBUILD_ROOT".into(), self.state().into()),
@@ -105,13 +107,67 @@ impl Bed {
 /// One run of `rbuild build`.
 #[derive(Clone)]
 pub struct Build {
+    /// The bed's scratch directory.
+    dir: PathBuf,
     context: PathBuf,
+    user: Option<User>,
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     output: Option<PathBuf>,
 }
 
+/// Another user of the machine.
+#[derive(Clone)]
+struct User {
+    uid: u32,
+    gid: u32,
+    /// A directory of its own, with a copy of the binary: the checkout may be out of its reach.
+    home: PathBuf,
+}
+
+impl User {
+    /// The user of this name, or number (which need not be anybody's), with its directory in `dir`.
+    fn at(dir: &Path, name: &str) -> Self {
+        let number = |flag| -> u32 {
+            let output = Command::new("id").args([flag, name]).output().expect("id starts");
+            let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+            text.parse().unwrap_or_else(|_| panic!("this test needs the user `{name}`: scripts/install-test-tools.sh makes it"))
+        };
+        let (uid, gid) = name.parse().map_or_else(|_| (number("-u"), number("-g")), |id| (id, id));
+        let home = dir.join(format!("home-{name}"));
+        if !home.is_dir() {
+            std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+            std::fs::create_dir(&home).expect("ours");
+            std::fs::copy(require::rbuild(), home.join("rbuild")).expect("a copy of rbuild");
+            std::os::unix::fs::chown(&home, Some(uid), Some(gid)).expect("root");
+        }
+        Self { uid, gid, home }
+    }
+}
+
 impl Build {
+    /// Run by another user, with a state directory, a home and an output of its own.
+    ///
+    /// # Panics
+    /// When there is no such user.
+    #[must_use]
+    pub fn as_user(mut self, name: &str) -> Self {
+        let user = User::at(&self.dir, name);
+        self.output = self.output.map(|output| user.home.join(output.file_name().unwrap_or_default()));
+        self = self.env("HOME", &user.home).env("RBUILD_ROOT", user.home.join("state"));
+        self.user = Some(user);
+        self
+    }
+
+    /// The directory of the user that runs it.
+    ///
+    /// # Panics
+    /// Before [`Build::as_user`].
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        &self.user.as_ref().expect("Build::as_user").home
+    }
+
     /// Further words of the command line.
     #[must_use]
     pub fn args<S: Into<OsString>>(mut self, args: impl IntoIterator<Item = S>) -> Self {
@@ -147,7 +203,14 @@ impl Build {
     }
 
     fn command(&self) -> Command {
-        let mut command = Command::new(require::rbuild());
+        let mut command = match &self.user {
+            None => Command::new(require::rbuild()),
+            Some(User { uid, gid, home }) => {
+                let mut command = Command::new(require::tool("setpriv", "util-linux"));
+                command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).args(["--clear-groups", "--"]).arg(home.join("rbuild"));
+                command
+            }
+        };
         command.args(["build", "--progress", "plain"]).args(&self.args);
         if let Some(output) = &self.output {
             command.arg("-o").arg(format!("type=oci,dest={}", output.display()));

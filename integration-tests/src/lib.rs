@@ -12,4 +12,4 @@ pub mod registry;
 pub mod require;
 
 pub use bed::{Bed, Build, Outcome};
-pub use image::Image;
+pub use image::{Entry, Image};

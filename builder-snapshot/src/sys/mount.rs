@@ -70,12 +70,11 @@ fn configure(context: &OwnedFd, options: &OverlayOptions<'_>) -> io::Result<()> 
     for name in ["index", "metacopy"] {
         mount::fsconfig_set_string(context, name, "off")?;
     }
+    let is_initial = IdMap::current().is_initial;
+    mount::fsconfig_set_string(context, "redirect_dir", if options.redirects && is_initial { "on" } else { "nofollow" })?;
     mount::fsconfig_set_string(context, "xino", "off")?;
-    if IdMap::current().is_initial {
-        mount::fsconfig_set_string(context, "redirect_dir", if options.redirects { "on" } else { "nofollow" })?;
-    } else {
-        // Without it the mount is made all the same, and fails when a directory of a lower layer is removed. It turns redirects off by itself and refuses to
-        // be told about them.
+    if !is_initial {
+        // Without it the mount is made all the same, and fails when a directory of a lower layer is removed.
         mount::fsconfig_set_flag(context, "userxattr")?;
     }
     mount::fsconfig_create(context)?;

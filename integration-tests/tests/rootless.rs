@@ -1,0 +1,202 @@
+//! Builds by an ordinary user: the same images as root's, without root (`features.md` E2).
+
+use std::io::{Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+
+use integration_tests::{Bed, Entry};
+
+/// Has subordinate ids; made by `scripts/install-test-tools.sh`.
+const USER: &str = "rbuild-test";
+
+/// A user whom the machine does not know, and who so has no subordinate ids.
+const NOBODY: &str = "54321";
+
+const EPOCH: &str = "1700000000";
+
+/// Everything whose representation on disk differs between root and a user namespace.
+const DOCKERFILE: &str = "\
+FROM busybox AS build
+ADD things.tar /things/
+RUN mkdir -p /out/sub && echo one > /out/sub/a && ln /out/sub/a /out/b && chown -R 1000:1001 /out/sub && chmod 4711 /out/b && mkfifo /out/pipe
+RUN mv /things/null /things/nothing && chmod 600 /things/nothing && touch -h /things/late && chmod g+w /things/far
+RUN --mount=type=cache,target=/cache,uid=1000 mkdir -p /cache/d && echo x >> /cache/d/n && wc -l < /cache/d/n > /count
+RUN --mount=type=cache,target=/cache,uid=1000 rm -r /cache/d && mkdir /cache/d && ls /cache/d > /empty
+RUN --mount=type=secret,id=s,uid=1000,mode=0400 su -s /bin/sh user -c 'wc -c < /run/secrets/s' > /secret-size && stat -c %u:%a /run/secrets/s >> /secret-size
+USER 1000:1001
+RUN id -u > /tmp/me; id -g >> /tmp/me; touch /not-mine 2> /dev/null || echo refused >> /tmp/me
+FROM busybox
+COPY --from=build /out /count /empty /secret-size /tmp/me /out/
+COPY --from=build /things /things
+COPY --from=build --chown=1000:5 --chmod=2755 /out/sub /own/deep/
+RUN rm -r /out/sub && mkdir /out/sub && touch /out/sub/new && rm /bin/vi && mv /things/dir/file /things/dir/moved && mknod /out/c c 1 3 2> /dev/null; rm -f /out/c
+RUN --network=none cat /proc/net/dev | wc -l > /interfaces && ls /sys/class/net >> /interfaces
+";
+
+/// A tar with what `RUN` cannot make everywhere: a device, a capability, owners that no map has.
+fn things() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let header = |kind, owner, mode, size| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        (header.set_uid(owner), header.set_gid(owner / 2), header.set_mode(mode), header.set_mtime(1_600_000_000), header.set_size(size));
+        header
+    };
+    let mut put = |kind, path: &str, owner, mode, data: &[u8]| {
+        let mut header = header(kind, owner, mode, data.len() as u64);
+        tar.append_data(&mut header, path, data).expect("in memory");
+    };
+    put(tar::EntryType::Directory, "dir", 1000, 0o750, b"");
+    put(tar::EntryType::Regular, "dir/file", 1000, 0o640, b"mine");
+    put(tar::EntryType::Directory, "late", 70_000, 0o755, b"");
+    put(tar::EntryType::Regular, "far", 2_000_000, 0o4750, b"far away");
+    put(tar::EntryType::Regular, "late/too", 70_000, 0o644, b"");
+    put(tar::EntryType::Fifo, "pipe", 1000, 0o600, b"");
+    let mut device = header(tar::EntryType::Char, 0, 0o666, 0);
+    (device.set_device_major(1).expect("ustar"), device.set_device_minor(3).expect("ustar"));
+    tar.append_data(&mut device, "null", &b""[..]).expect("in memory");
+    let mut link = header(tar::EntryType::Symlink, 70_000, 0o777, 0);
+    tar.append_link(&mut link, "link", "../elsewhere").expect("in memory");
+    let mut link = header(tar::EntryType::Link, 1000, 0o640, 0);
+    tar.append_link(&mut link, "dir/same", "dir/file").expect("in memory");
+    // cap_net_raw=ep, as the kernel keeps it: version 2, effective, the two halves of the permitted and the inheritable set.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    tar.append_pax_extensions([("SCHILY.xattr.security.capability", &capability[..])]).expect("in memory");
+    let mut ping = header(tar::EntryType::Regular, 0, 0o755, 4);
+    tar.append_data(&mut ping, "ping", &b"ping"[..]).expect("in memory");
+    tar.into_inner().expect("in memory")
+}
+
+#[test]
+fn e2_1_the_image_is_the_same_as_roots() {
+    let bed = Bed::with_registry();
+    let dockerfile = DOCKERFILE.replace("RUN --mount=type=secret", "RUN echo user:x:1000:1001::/:/bin/sh >> /etc/passwd\nRUN --mount=type=secret");
+    let context = bed.context("context", &[("Dockerfile", &dockerfile), ("secret", "hidden\n")]);
+    std::fs::write(context.join("things.tar"), things()).expect("ours");
+    let secret = format!("id=s,src={}", context.join("secret").display());
+    let build = bed.build(&context).args(["--secret", &secret]).env("SOURCE_DATE_EPOCH", EPOCH);
+    let root = build.clone().output(&bed.path("root.tar")).ok().image();
+    let own = build.clone().as_user(USER);
+    let outcome = own.ok();
+    assert!(!outcome.log.contains("WARNING"), "{}", outcome.log);
+    let user = outcome.image();
+
+    assert_eq!(String::from_utf8(user.file("out/me").expect("made")).expect("text"), "1000\n1001\nrefused\n");
+    assert_eq!(user.file("out/count").as_deref(), Some(&b"1\n"[..]));
+    assert_eq!(user.file("out/secret-size").as_deref(), Some(&b"7\n1000:400\n"[..]));
+    for (ours, theirs) in user.layers.iter().zip(&root.layers) {
+        let names = |layer: &[Entry]| {
+            layer.iter().map(|entry| format!("{} {} {:o} {:?} {}", entry.path, entry.kind as char, entry.mode, entry.owner, entry.mtime)).collect::<Vec<_>>()
+        };
+        assert_eq!(names(ours), names(theirs));
+    }
+    assert_eq!(user.digest, root.digest, "what the entries do not show differs: attributes, contents, device numbers");
+
+    // All of it is found again, and nothing is left behind.
+    let again = own.ok();
+    assert_eq!(again.ran(), [""; 0], "{}", again.log);
+    let state = own.home().join("state");
+    assert_eq!(std::fs::metadata(&state).expect("made").mode() & 0o777, 0o700);
+    assert_eq!(std::fs::read_dir(state.join("v1/tmp")).expect("a store").count(), 0, "something temporary stays");
+}
+
+#[test]
+fn e2_1_one_id_is_enough_for_builds_without_run() {
+    let bed = Bed::with_registry();
+    let text = "\
+FROM busybox AS first
+COPY --chown=1000:5 dir /home/dir
+COPY --chown=7 a /home/dir/sub/
+ADD things.tar /things
+FROM first
+WORKDIR /home/dir/new
+COPY b /home/dir/
+COPY --from=first /things /again
+COPY --from=first --chown=9 /home/dir /own
+";
+    let context = bed.context("context", &[("Dockerfile", text), ("dir/x", "x"), ("a", "a"), ("b", "b")]);
+    std::fs::write(context.join("things.tar"), things()).expect("ours");
+    let build = bed.build(&context).env("SOURCE_DATE_EPOCH", EPOCH);
+    let root = build.clone().output(&bed.path("root.tar")).ok().image();
+    let outcome = build.as_user(NOBODY).ok();
+    let user = outcome.image();
+    for (ours, theirs) in user.layers.iter().zip(&root.layers) {
+        let owners = |layer: &[Entry]| layer.iter().map(|entry| format!("{} {:?}", entry.path, entry.owner)).collect::<Vec<_>>();
+        assert_eq!(owners(ours), owners(theirs));
+    }
+    assert_eq!(user.digest, root.digest);
+    let warning = "WARNING: only user 0 is available to steps, and changing owners in them fails: /etc/subuid has no ids for user 54321";
+    assert!(outcome.log.contains(warning), "{}", outcome.log);
+}
+
+#[test]
+fn e2_1_with_one_id_steps_run_as_root_only() {
+    let bed = Bed::with_registry();
+    let text = "FROM busybox\nCOPY --chown=1000 a /a\nRUN echo b >> /a; rm -r /home/x /var/x; mkdir -p /x && echo $(id -u) > /x/y; rm -r /usr && mkdir /usr\n";
+    let context = bed.context("context", &[("Dockerfile", text), ("a", "a\n")]);
+    let build = bed.build(&context).env("SOURCE_DATE_EPOCH", EPOCH);
+    let root = build.clone().output(&bed.path("root.tar")).ok().image();
+    assert_eq!(build.as_user(NOBODY).ok().image().digest, root.digest);
+
+    let chown = bed.context("chown", &[("Dockerfile", "FROM busybox\nRUN chown 5 /etc\n")]);
+    let failed = bed.build(&chown).as_user(NOBODY).run();
+    assert!(failed.code == Some(1) && failed.log.contains("Invalid argument"), "{}", failed.log);
+
+    let user = bed.context("user", &[("Dockerfile", "FROM busybox\nUSER 1000\nRUN true\n")]);
+    let failed = bed.build(&user).as_user(NOBODY).run();
+    let expected = "cannot become user 1000:0: Invalid argument (os error 22); without subordinate ids there is only user 0";
+    assert!(failed.code == Some(1) && failed.log.contains(expected), "{}", failed.log);
+}
+
+#[test]
+fn d5_what_is_exported_belongs_to_the_user() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox AS b\nRUN mkdir -p /o/d && touch /o/d/f && chown -R 7:8 /o\nFROM scratch\nCOPY --from=b /o /\n")]);
+    let build = bed.build(&context).no_output().as_user(USER);
+    let (local, tar) = (build.home().join("local"), build.home().join("files.tar"));
+    let _ = build.args(["-o", &format!("type=local,dest={}", local.display()), "-o", &format!("type=tar,dest={}", tar.display())]).ok();
+    let owner = std::fs::metadata(local.parent().expect("home")).expect("home").uid();
+    for path in [&local, &local.join("d"), &local.join("d/f"), &tar] {
+        assert_eq!(std::fs::metadata(path).expect("exported").uid(), owner, "{}", path.display());
+    }
+}
+
+#[test]
+fn e2_2_a_store_is_not_used_with_other_ids() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox\nCOPY Dockerfile /\n")]);
+    let user = bed.build(&context).no_output().as_user(USER);
+    let _ = user.ok();
+    let root = bed.build(&context).no_output().state(&user.home().join("state")).run();
+    assert!(root.code == Some(1) && root.log.contains("was made with other user ids"), "{}", root.log);
+    assert!(root.log.contains("use another one (--root or RBUILD_ROOT), or remove it"), "{}", root.log);
+}
+
+#[test]
+fn f2_credential_helpers_run_outside_the_namespace() {
+    let bed = Bed::new();
+    // A registry that lets nobody in.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("bound");
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let mut client = client.expect("a client");
+            // The request has no body: what has come is all that is needed to answer.
+            let _ = client.read(&mut [0; 4096]);
+            let answer = "HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Basic realm=\"r\"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            let _ = client.write_all(answer.as_bytes());
+        }
+    });
+    let context = bed.context("context", &[("Dockerfile", &format!("FROM {address}/image\n"))]);
+    let build = bed.build(&context).no_output().as_user(USER);
+    // The helper says who it thinks it is, and has no credentials.
+    let (helper, said) = (build.home().join("docker-credential-who"), build.home().join("said"));
+    std::fs::write(&helper, format!("#!/bin/sh\n{{ id -u; cat; }} > {}\nexit 1\n", said.display())).expect("ours");
+    std::fs::set_permissions(&helper, PermissionsExt::from_mode(0o755)).expect("ours");
+    std::fs::create_dir(build.home().join(".docker")).expect("ours");
+    std::fs::write(build.home().join(".docker/config.json"), format!(r#"{{"credHelpers": {{"{address}": "who"}}}}"#)).expect("ours");
+    let uid = std::fs::metadata(build.home()).expect("home").uid();
+    let path = format!("{}:/usr/bin:/bin", build.home().display());
+    let outcome = build.env("PATH", path).run();
+    let said = std::fs::read_to_string(&said).unwrap_or_else(|_| panic!("the helper was not asked: {}", outcome.log));
+    assert_eq!(said, format!("{uid}\n{address}"));
+}
