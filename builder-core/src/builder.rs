@@ -33,7 +33,7 @@ use crate::run::{self, Blocking};
 use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
 use crate::source::git::without_password;
-use crate::source::image::{ImageSources, Progress};
+use crate::source::image::{ImageSources, Progress, SourceError};
 use crate::source::local::LocalTree;
 use crate::source::remote::RemoteSources;
 use crate::source::tree::resolve;
@@ -192,7 +192,11 @@ impl Build<'_> {
                     }
                     Err(error) => {
                         self.tasks.failed(task, &error.to_string());
-                        Answer::Failed(error.to_string())
+                        // The frontend says which image; here is why.
+                        Answer::Failed(match error {
+                            SourceError::Resolve { reference, cause } => format!("{reference}: {cause}"),
+                            error => error.to_string(),
+                        })
                     }
                 }
             }
@@ -339,6 +343,7 @@ fn export_name(outputs: &[Output], named: bool) -> &'static str {
         OutputKind::Docker => "exporting to docker image format",
         OutputKind::Local => "exporting to client directory",
         OutputKind::Tar => "exporting to client tarball",
+        OutputKind::Kept => "exporting to image",
         OutputKind::CacheOnly => "",
     });
     let first = kinds.into_iter().find(|name| !name.is_empty());

@@ -164,6 +164,8 @@ pub enum OutputKind {
     Tar,
     /// Nothing.
     CacheOnly,
+    /// The image stays in the store without a name: only its id is wanted (`--iidfile`, `-q`).
+    Kept,
 }
 
 /// Where an output goes.

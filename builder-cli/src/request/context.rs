@@ -178,8 +178,7 @@ fn local_dockerfile(file: Option<&OsStr>, context: &Path, environment: &Environm
         _ => path,
     };
     let name = shown_name(&path, file, context);
-    let opened = std::fs::File::open(&path).with_context(|| format!("failed to read dockerfile: cannot open {}", path.display()))?;
-    ensure!(!opened.metadata().is_ok_and(|found| found.is_dir()), "failed to read dockerfile: {} is a directory", path.display());
+    let opened = open_text(&path).with_context(|| format!("failed to read dockerfile: cannot open {}", path.display()))?;
     let text = text_of(&mut { opened }, &path.display().to_string())?;
     Ok((DockerfileSource::Text { name, text }, Some(path)))
 }
@@ -200,8 +199,11 @@ fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignor
         PathBuf::from(name)
     });
     for path in beside.into_iter().chain([context.join(".dockerignore")]) {
-        match std::fs::read(&path) {
-            Ok(text) => return Ok(Some(IgnoreFile::parse(&text).with_context(|| format!("in {}", path.display()))?)),
+        match open_text(&path) {
+            Ok(mut file) => {
+                let text = bytes_of(&mut file, &path.display().to_string())?;
+                return Ok(Some(IgnoreFile::parse(&text).with_context(|| format!("in {}", path.display()))?));
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
         }
@@ -212,6 +214,29 @@ fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignor
 /// Whether a file that begins like this (512 bytes are enough) is a tar archive, compressed or not.
 fn is_archive(start: &[u8]) -> bool {
     start.get(257..262) == Some(b"ustar") || ARCHIVE_STARTS.iter().any(|magic| start.starts_with(magic))
+}
+
+/// Opens a file to read a text from. A context may come from anywhere: what would make reading wait or never end, a named pipe or a device, is
+/// refused, unless it is one of this process's own descriptors (`-f <(generate)`).
+fn open_text(path: &Path) -> std::io::Result<std::fs::File> {
+    use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
+
+    let is_ours = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin");
+    if is_ours {
+        return std::fs::File::open(path);
+    }
+    let file = std::fs::File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
+    let kind = file.metadata()?.file_type();
+    let what = if kind.is_dir() {
+        "it is a directory"
+    } else if kind.is_fifo() {
+        "it is a named pipe; it must be a regular file"
+    } else if !kind.is_file() {
+        "it is no regular file"
+    } else {
+        return Ok(file);
+    };
+    Err(std::io::Error::other(what))
 }
 
 /// Tells a tar archive from a Dockerfile on standard input (C5.2).
@@ -227,10 +252,15 @@ fn on_stdin(file: Option<&OsStr>, stdin: &mut dyn Read) -> Result<(DockerfileSou
     Ok((DockerfileSource::Text { name: DOCKERFILE.into(), text }, None))
 }
 
-fn text_of(from: &mut dyn Read, name: &str) -> Result<String> {
+fn bytes_of(from: &mut dyn Read, name: &str) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     from.take(MAX_TEXT_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
-    ensure!(bytes.len() as u64 <= MAX_TEXT_BYTES, "{name} is longer than {} MiB; it is no Dockerfile", MAX_TEXT_BYTES >> 20);
+    ensure!(bytes.len() as u64 <= MAX_TEXT_BYTES, "{name} is longer than {} MiB; it is no Dockerfile or ignore file", MAX_TEXT_BYTES >> 20);
+    Ok(bytes)
+}
+
+fn text_of(from: &mut dyn Read, name: &str) -> Result<String> {
+    let bytes = bytes_of(from, name)?;
     String::from_utf8(bytes).map_err(|error| {
         let line = error.as_bytes()[..error.utf8_error().valid_up_to()].iter().filter(|&&byte| byte == b'\n').count() + 1;
         anyhow::anyhow!("{name} is not UTF-8: see line {line}")

@@ -1,6 +1,7 @@
 //! What is lent to steps and never kept: secrets (`--secret`) and agents (`--ssh`).
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileTypeExt as _;
 use std::path::PathBuf;
@@ -16,15 +17,16 @@ pub(crate) fn secrets(given: &[String], environment: &Environment) -> Result<BTr
     let mut secrets = BTreeMap::new();
     for text in given {
         // The text names files and variables, never values, so it may stand in a message.
-        let (id, value) = secret(text, environment).with_context(|| format!("invalid --secret {text:?}"))?;
+        let fields = csv::pairs("--secret", text, &[])?;
+        let (id, value) = secret(fields, environment).with_context(|| format!("invalid --secret {text:?}"))?;
         secrets.insert(id, value);
     }
     Ok(secrets)
 }
 
-fn secret(text: &str, environment: &Environment) -> Result<(String, Secret)> {
+fn secret(fields: Vec<(String, String)>, environment: &Environment) -> Result<(String, Secret)> {
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
-    for (key, value) in csv::pairs("--secret", text, &[])? {
+    for (key, value) in fields {
         match key.as_str() {
             "id" => id = Some(value),
             "src" | "source" => source = Some(value),
@@ -49,13 +51,19 @@ fn secret(text: &str, environment: &Environment) -> Result<(String, Secret)> {
         (None, None) if kind.as_deref() == Some("env") => from_variable(&id)?,
         (None, None) => from_file(&id, environment)?,
     };
-    ensure!(value.len() <= MAX_SECRET_BYTES, "the secret has {} bytes, more than {MAX_SECRET_BYTES}", value.len());
+    ensure!(value.len() <= MAX_SECRET_BYTES, "the secret has more than {MAX_SECRET_BYTES} bytes");
     Ok((id, Secret::new(value)))
 }
 
 fn from_file(path: &str, environment: &Environment) -> Result<Vec<u8>> {
     let path = environment.absolute(path);
-    std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))
+    let read = || {
+        let mut value = Vec::new();
+        // One byte more than is accepted tells a secret that is too long from one that is not, also when the file never ends.
+        std::fs::File::open(&path)?.take(MAX_SECRET_BYTES as u64 + 1).read_to_end(&mut value)?;
+        std::io::Result::Ok(value)
+    };
+    read().with_context(|| format!("cannot read {}", path.display()))
 }
 
 /// Agent sockets by id.

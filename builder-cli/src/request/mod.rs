@@ -17,7 +17,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use builder_core::oci::{Platform, Reference};
-use builder_core::request::{Entitlement, LocalContext, Output, OutputKind, Timestamps};
+use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, OutputKind, Timestamps};
 use builder_core::secret::Secret;
 use builder_frontend::compile::{FrontendOptions, NoCache};
 
@@ -103,7 +103,11 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     refuse(args)?;
     let call = call(args)?;
     let tags = tags(&args.tag)?;
-    let outputs = output::all(&args.output, environment)?;
+    let mut outputs = output::all(&args.output, environment)?;
+    let wants_id = args.iidfile.is_some() || args.quiet == Some(true);
+    if wants_id && outputs.is_empty() && tags.is_empty() {
+        outputs.push(Output::new(OutputKind::Kept, OutputDest::None));
+    }
     let network = steps::network(args.network.as_deref())?;
     let allow = steps::rights(&args.allow, network)?;
     let build_args = build_args(&args.build_arg, environment);
@@ -284,8 +288,7 @@ fn warnings(args: &BuildArgs, environment: &Environment, outputs: &[Output], tag
         (environment.get("DOCKER_BUILDKIT") == Some("0"), "DOCKER_BUILDKIT=0 is ignored: there is one builder"),
     ];
     let mut warnings: Vec<String> = ignored.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect();
-    let kept_nameless = outputs.is_empty() && tags.is_empty() && args.iidfile.is_none() && args.quiet != Some(true);
-    if kept_nameless && args.output.is_empty() && args.call.is_none() && !args.check {
+    if outputs.is_empty() && tags.is_empty() && args.output.is_empty() && args.call.is_none() && !args.check {
         warnings.push("no output and no name: the result stays in the store only; give -t NAME or -o type=oci,dest=image.tar to use it".into());
     }
     warnings

@@ -136,7 +136,7 @@ pub async fn export(
     for output in request.outputs {
         let times = time_policy(request, output);
         match output.kind {
-            OutputKind::CacheOnly => {}
+            OutputKind::CacheOnly | OutputKind::Kept => {}
             OutputKind::Local => rootfs::local(output, images, epoch_of(times), store, sources, progress).await?,
             OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), store, sources, progress).await?,
             OutputKind::Oci { .. } | OutputKind::Docker => {
@@ -157,11 +157,13 @@ pub async fn export(
             }
         }
     }
-    if !named && !request.tags.is_empty() {
+    let is_kept = !request.tags.is_empty() || request.outputs.iter().any(|output| output.kind == OutputKind::Kept);
+    if !named && is_kept {
         let times = default_times(request, request.source_date_epoch);
         let annotations = annotations::parse(request.annotations.iter())?;
         let form = Form { times, compression: Compression::Uncompressed, force: false, oci: true, blobs: false, annotations };
         let documents = documents::make(&form, images, store, sources, progress).await?;
+        documents.keep(store)?;
         name(&documents, request.tags, store)?;
         tell(&mut exported, &documents, request.tags);
     }
@@ -178,7 +180,7 @@ fn check(request: &ExportRequest<'_>, images: &[FinalImage]) -> Result<(), Expor
         if output.kind == OutputKind::Docker && images.len() > 1 {
             return refuse("a docker archive holds one platform: use type=oci, or choose one with --platform");
         }
-        let needs_place = !matches!(output.kind, OutputKind::CacheOnly);
+        let needs_place = !matches!(output.kind, OutputKind::CacheOnly | OutputKind::Kept);
         if needs_place && matches!(output.dest, OutputDest::None) {
             return refuse("an output has no destination: give it one with dest=");
         }

@@ -1,0 +1,67 @@
+//! Odd command lines and odd contexts: an answer at once, never a wait without end.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use integration_tests::{Bed, require};
+
+/// Long for anything here; a wait without end is longer.
+const AT_ONCE: Duration = Duration::from_secs(10);
+
+#[test]
+fn pipes_and_devices_as_dockerfile_or_ignore_file_are_refused_at_once() {
+    let bed = Bed::with_registry();
+    for name in ["Dockerfile", ".dockerignore", "Dockerfile.dockerignore"] {
+        for endless in ["pipe", "/dev/zero"] {
+            let context = bed.context(&format!("{name}-{}", endless.len()), &[("Dockerfile", "FROM busybox\n")]);
+            let path = context.join(name);
+            drop(fs::remove_file(&path));
+            if endless == "pipe" {
+                assert!(Command::new("mkfifo").arg(&path).status().expect("mkfifo").success());
+            } else {
+                symlink(endless, &path).expect("ours");
+            }
+            let began = Instant::now();
+            let outcome =
+                Command::new("timeout").arg("20").arg(require::rbuild()).env("RBUILD_ROOT", bed.state()).arg(&context).output().expect("timeout");
+            assert!(began.elapsed() < AT_ONCE, "{name} {endless}");
+            let log = String::from_utf8_lossy(&outcome.stderr);
+            assert_eq!(outcome.status.code(), Some(1), "{name} {endless}: {log}");
+            assert!(log.contains(name) && log.contains("it is "), "{log}");
+        }
+    }
+}
+
+#[test]
+fn a_dockerfile_may_come_from_a_descriptor() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[]);
+    let mut rbuild = Command::new(require::rbuild());
+    rbuild.args(["-f", "/dev/stdin"]).arg(&context).env("RBUILD_ROOT", bed.state()).env("RBUILD_CONFIG", bed.path("rbuild.toml"));
+    let mut child = rbuild.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().expect("rbuild starts");
+    std::io::Write::write_all(&mut child.stdin.take().expect("piped"), b"FROM busybox\n").expect("a reader");
+    assert!(child.wait().expect("an end").success());
+}
+
+#[test]
+fn an_id_is_told_without_any_output() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox\nRUN echo x > /x\n")]);
+    let id = bed.path("id");
+    let build = bed.build(&context).no_output().args(["-q", "--iidfile"]).args([&id]);
+    let outcome = build.ok();
+    assert!(outcome.stdout.starts_with("sha256:"), "{:?}", outcome.stdout);
+    assert_eq!(fs::read_to_string(&id).expect("the id").trim(), outcome.stdout.trim());
+    let named = bed.build(&context).no_output().args(["-q", "-t", "x"]).ok();
+    assert_eq!(named.stdout, outcome.stdout, "a name changes no id");
+}
+
+#[test]
+fn without_words_there_is_help_and_a_status_that_says_no() {
+    let outcome = Command::new(require::rbuild()).output().expect("rbuild starts");
+    let text = String::from_utf8_lossy(&outcome.stderr);
+    assert_eq!(outcome.status.code(), Some(1));
+    assert!(text.contains("Usage:") && !text.contains("ERROR"), "{text}");
+}
