@@ -72,12 +72,19 @@ pub fn layer_blob(store: &Store, id: LayerId, times: TimePolicy, compression: Co
     let toc = store.read_toc(id)?;
     let mut blob = store.blobs().writer()?;
     let mut writer = Compressor::new(compression, threads, &mut blob);
-    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer)?;
+    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
     let diff_id = writer.finish()?;
     let (digest, size) = blob.finish(None)?;
     let made = LayerBlob { diff_id, digest, size };
     store.db().put_layer_blob(id, &form, &made)?;
     Ok(made)
+}
+
+/// A layer that somebody changed in the store is made again when it is needed next.
+fn forget_if_damaged(store: &Store, id: LayerId, error: &LayerError) {
+    if matches!(error, LayerError::NotAsListed { .. }) {
+        store.forget_layer(id);
+    }
 }
 
 /// What the blob of layer `id` would be called if it were not compressed: nothing is kept but the answer. Blocks.
@@ -92,7 +99,7 @@ pub fn layer_name(store: &Store, id: LayerId, times: TimePolicy) -> Result<Layer
     let toc = store.read_toc(id)?;
     let mut out = Counter(0);
     let mut writer = Compressor::new(Compression::Uncompressed, 1, &mut out);
-    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer)?;
+    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
     let diff_id = writer.finish()?;
     let named = LayerBlob { diff_id, digest: diff_id.0, size: out.0 };
     store.db().put_layer_blob(id, &form, &named)?;

@@ -135,7 +135,7 @@ pub enum LayerError {
         path: String,
     },
     /// A file of the layer is not what its table says.
-    #[error("{path} in the layer store is not what the layer's table says ({reason}); remove the store's layer and build again")]
+    #[error("{path} in the layer store is not what the layer's table says ({reason}): something changed the store; build again")]
     NotAsListed {
         /// The path in the layer.
         path: String,

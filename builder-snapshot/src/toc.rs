@@ -148,6 +148,30 @@ impl Toc {
         codec::decode(bytes)
     }
 
+    /// What lies on disk beside a layer's files: the encoding and its digest. A layer's name can't vouch for its table, as layers of
+    /// images are named by their diff ID; this does.
+    #[must_use]
+    pub fn seal(&self) -> Vec<u8> {
+        let mut bytes = self.encode();
+        let digest = Sha256Digest::of(&bytes);
+        bytes.extend_from_slice(&digest.0);
+        bytes
+    }
+
+    /// Reads what [`Toc::seal`] wrote; a single changed bit is noticed.
+    ///
+    /// # Errors
+    /// Bytes that are not sealed, or not by this table.
+    pub fn unseal(bytes: &[u8]) -> Result<Self, TocError> {
+        let Some((table, digest)) = bytes.split_last_chunk::<32>() else {
+            return Err(TocError { reason: "it ends before its digest", offset: bytes.len() });
+        };
+        if Sha256Digest::of(table).0 != *digest {
+            return Err(TocError { reason: "its bytes are not those its digest was made of", offset: table.len() });
+        }
+        Self::decode(table)
+    }
+
     /// The entry at exactly this path.
     #[must_use]
     pub fn get(&self, path: &TreePath) -> Option<&TocEntry> {

@@ -59,6 +59,21 @@ impl BlobStore {
         File::open(&path).map_err(StoreError::io("open blob", path))
     }
 
+    /// Opens a blob for copying it elsewhere: its last byte is only given if all of them have the digest.
+    ///
+    /// # Errors
+    /// If it is not here.
+    pub fn open_verified(&self, digest: &Sha256Digest) -> Result<VerifiedBlob<'_>, StoreError> {
+        Ok(VerifiedBlob { blobs: self, file: self.open(digest)?, digest: *digest, hasher: Some(Hasher::new()), held_back: None })
+    }
+
+    /// Takes a damaged blob out of the store, so that it is made or brought again when it is needed next.
+    pub fn forget(&self, digest: &Sha256Digest) {
+        if let Err(error) = self.db.remove_object(ObjectKind::Blob, digest) {
+            tracing::warn!(%error, blob = %digest, "cannot forget a damaged blob");
+        }
+    }
+
     /// Reads a small blob (manifest, config) and verifies it.
     ///
     /// # Errors
@@ -78,6 +93,7 @@ impl BlobStore {
         if found == *digest {
             Ok(bytes)
         } else {
+            self.forget(digest);
             Err(StoreError::Corrupt { what: format!("blob {digest}"), reason: format!("its bytes have {found}") })
         }
     }
@@ -115,6 +131,56 @@ impl BlobStore {
         }
         self.db.remove_object(ObjectKind::Blob, digest)?;
         Ok(false)
+    }
+}
+
+/// A blob that is compared with its digest while it is read. The last byte is held back until everything before it is known to be right, so
+/// that whoever copies a damaged blob never has all of it.
+pub struct VerifiedBlob<'a> {
+    blobs: &'a BlobStore,
+    file: File,
+    digest: Sha256Digest,
+    /// None when the end was reached.
+    hasher: Option<Hasher>,
+    held_back: Option<u8>,
+}
+
+impl Read for VerifiedBlob<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(hasher) = &mut self.hasher else { return Ok(0) };
+        if buffer.is_empty() {
+            return Ok(0);
+        }
+        let before = self.held_back.take();
+        let start = usize::from(before.is_some());
+        if let Some(byte) = before {
+            buffer[0] = byte;
+        }
+        if start < buffer.len() {
+            let n = self.file.read(&mut buffer[start..]).inspect_err(|_| self.held_back = before)?;
+            hasher.update(&buffer[start..start + n]);
+            if n > 0 {
+                self.held_back = Some(buffer[start + n - 1]);
+                // With room for one byte and none held back nothing can be given yet.
+                return if start + n > 1 { Ok(start + n - 1) } else { self.read(buffer) };
+            }
+        } else {
+            // Room for one byte only: it goes out if another one follows it.
+            let mut next = [0];
+            if self.file.read(&mut next).inspect_err(|_| self.held_back = before)? == 1 {
+                hasher.update(&next);
+                self.held_back = Some(next[0]);
+                return Ok(1);
+            }
+        }
+        let found = hasher.clone().finish();
+        self.hasher = None;
+        if found != self.digest {
+            self.blobs.forget(&self.digest);
+            let error = StoreError::Corrupt { what: format!("blob {}", self.digest), reason: format!("its bytes have {found}") };
+            return Err(io::Error::other(error));
+        }
+        Ok(start)
     }
 }
 
@@ -207,5 +273,39 @@ mod tests {
         let digest = store.blobs().put(b"hello").expect("put");
         fs::write(store.blobs().path(&digest), b"hellx").expect("damage");
         assert!(matches!(store.blobs().read(&digest), Err(StoreError::Corrupt { .. })));
+        assert!(!store.blobs().has(&digest), "it is made again when it is needed");
+        assert_eq!(store.blobs().put(b"hello").expect("put"), digest);
+        assert_eq!(store.blobs().read(&digest).expect("read"), b"hello");
+    }
+
+    #[test]
+    fn a_damaged_blob_is_never_copied_whole() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(root.path()).expect("open");
+        let digest = store.blobs().put(b"hello").expect("put");
+        let empty = store.blobs().put(b"").expect("put");
+        let copy = |digest, step: usize| {
+            let mut blob = store.blobs().open_verified(digest).expect("open");
+            let (mut copied, mut buffer) = (Vec::new(), vec![0; step]);
+            loop {
+                match blob.read(&mut buffer) {
+                    Ok(0) => return Ok(copied),
+                    Ok(n) => copied.extend_from_slice(&buffer[..n]),
+                    Err(error) => return Err((copied, error.to_string())),
+                }
+            }
+        };
+        for step in 1..8 {
+            assert_eq!(copy(&digest, step).expect("whole"), b"hello", "{step}");
+            assert_eq!(copy(&empty, step).expect("whole"), b"");
+        }
+        for bytes in [&b"hellx"[..], b"hell", b"hello!", b""] {
+            for step in 1..8 {
+                fs::write(store.blobs().path(&digest), bytes).expect("damage");
+                let (copied, error) = copy(&digest, step).expect_err("damaged");
+                assert!(copied.len() < bytes.len().max(1) && error.contains("is damaged"), "{error}");
+            }
+        }
+        assert!(!store.blobs().has(&digest));
     }
 }

@@ -92,7 +92,7 @@ pub enum StoreError {
         now: String,
     },
     /// The database failed.
-    #[error("cannot {action} the store's database {path:?}: {source}")]
+    #[error("cannot {action} the store's database {}: {source}{}", path.display(), database_remedy(source, path))]
     Database {
         /// What was done.
         action: &'static str,
@@ -102,7 +102,7 @@ pub enum StoreError {
         source: rusqlite::Error,
     },
     /// Bytes are not what their name says.
-    #[error("{what} is damaged: {reason}; remove it and build again")]
+    #[error("{what} is damaged: {reason}; it is not used any more: build again")]
     Corrupt {
         /// Which.
         what: String,
@@ -117,6 +117,15 @@ pub enum StoreError {
         /// What came.
         found: Sha256Digest,
     },
+}
+
+fn database_remedy(error: &rusqlite::Error, path: &Path) -> String {
+    match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
+            format!("; remove {} and build again: steps run once more, nothing else is lost", path.display())
+        }
+        _ => String::new(),
+    }
 }
 
 impl StoreError {
@@ -160,12 +169,12 @@ impl Store {
         }
         let dir = |name: &str| base.join(name);
         let tmp = dir("tmp");
-        // `tmp` is made last: when it is there, all the others are.
-        if !tmp.is_dir() {
-            for name in ["blobs", "blobs/sha256", "layers", "mounts", "logs", "contexts", "locks"] {
-                make_dir(&dir(name))?;
+        // Any of them may have been removed to make room; what was in it is missed when it is looked for.
+        for name in ["blobs/sha256", "layers", "mounts", "logs", "contexts", "locks", "tmp"] {
+            let dir = dir(name);
+            if !dir.is_dir() {
+                make_dir(&dir)?;
             }
-            make_dir(&tmp)?;
         }
         check_ids(root, &base)?;
         locks::sweep(&tmp)?;
@@ -270,7 +279,15 @@ impl Store {
 
     fn trusted(&self, id: LayerId) -> Result<bool, StoreError> {
         Ok(match self.db.object(ObjectKind::Layer, &id.0)? {
-            Some(Trust::Trusted) => self.own_dir(id).join("fs").is_dir(),
+            Some(Trust::Trusted) => {
+                let dir = self.own_dir(id);
+                let is_whole = dir.join("fs").is_dir() && dir.join("toc").is_file();
+                if !is_whole {
+                    // Somebody removed it. Without its row whoever makes it again may replace what is left.
+                    self.db.remove_object(ObjectKind::Layer, &id.0)?;
+                }
+                is_whole
+            }
             Some(Trust::Unsettled) => self.recheck_layer(id),
             None => false,
         })
@@ -331,9 +348,26 @@ impl Store {
         }
         // Finds layers by their diff ID too; a layer that is not there fails below, with its path.
         self.has_layer(id);
-        let toc = Arc::new(read_toc_file(&self.layer_dir(id).join("toc"))?);
+        let dir = self.layer_dir(id);
+        let toc = Arc::new(read_toc_file(&dir.join("toc")).inspect_err(|_| self.forget(&dir))?);
         lock(&self.tocs).put(id, &toc);
         Ok(toc)
+    }
+
+    /// Takes the layer `id`, whose files turned out not to be what its table says, out of the store: it is made again, or brought again,
+    /// when it is needed next.
+    pub fn forget_layer(&self, id: LayerId) {
+        self.forget(&self.layer_dir(id));
+    }
+
+    fn forget(&self, dir: &Path) {
+        lock(&self.present).retain(|_, present| present != dir);
+        let id = dir.file_name().and_then(|name| name.to_str()).and_then(|hex| format!("sha256:{hex}").parse::<Sha256Digest>().ok());
+        if let Some(id) = id
+            && let Err(error) = self.db.remove_object(ObjectKind::Layer, &id)
+        {
+            tracing::warn!(%error, layer = %id, "cannot forget a damaged layer");
+        }
     }
 
     /// Marks what earlier processes committed as durable, after making it so, if any of it is older than `min_age_seconds`. Costs a
@@ -364,7 +398,9 @@ impl Store {
         if !dir.exists() || lock(&self.present).contains_key(&id) || matches!(self.db.object(ObjectKind::Layer, &id.0)?, Some(Trust::Trusted)) {
             return Ok(());
         }
-        match verify::layer(toc, &dir.join("fs")) {
+        let table = read_toc_file(&dir.join("toc")).map_err(|e| e.to_string());
+        let checked = table.and_then(|found| if found == *toc { Ok(()) } else { Err("its table is another one".to_owned()) });
+        match checked.and_then(|()| verify::layer(toc, &dir.join("fs"))) {
             Ok(()) => Ok(()),
             Err(reason) => {
                 tracing::warn!(layer = %id.0, %reason, "replacing a damaged layer");
@@ -432,7 +468,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn read_toc_file(path: &Path) -> Result<Toc, StoreError> {
     let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
-    Toc::decode(&bytes).map_err(|e| StoreError::Corrupt { what: format!("the layer table {}", path.display()), reason: e.to_string() })
+    Toc::unseal(&bytes).map_err(|e| StoreError::Corrupt { what: format!("the layer table {}", path.display()), reason: e.to_string() })
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {

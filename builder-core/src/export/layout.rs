@@ -79,7 +79,7 @@ pub(super) fn write_tar(
         let name = format!("blobs/sha256/{}", digest.hex());
         match blob {
             Blob::Here(bytes) => small(&mut archive, &name, bytes).map_err(failed)?,
-            Blob::Stored(size) => archive.file(&name, size, &mut store.blobs().open(&digest)?).map_err(failed)?,
+            Blob::Stored(size) => archive.file(&name, size, &mut store.blobs().open_verified(&digest)?).map_err(failed)?,
         }
     }
     archive.finish().map_err(failed)
@@ -101,7 +101,7 @@ pub(super) fn write_directory(path: &Path, documents: &Documents, entries: Vec<D
         write_file(&dest, |out| {
             let copied = match blob {
                 Blob::Here(bytes) => out.write_all(bytes),
-                Blob::Stored(_) => io::copy(&mut store.blobs().open(&digest)?, out).map(drop),
+                Blob::Stored(_) => io::copy(&mut store.blobs().open_verified(&digest)?, out).map(drop),
             };
             copied.map_err(ExportError::io("write", &dest))
         })?;

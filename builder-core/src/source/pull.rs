@@ -235,7 +235,14 @@ impl ImageSources {
     async fn bring_from(&self, layer: DiffId, origin: &BlobOrigin, wish: Wish, progress: &dyn Progress) -> Result<Outcome, Failure> {
         if self.store.blobs().has(&origin.digest) {
             let file = self.store.blobs().open(&origin.digest)?;
-            return self.unpack(layer, origin, wish, Box::new(file), false).await;
+            match self.unpack(layer, origin, wish.clone(), Box::new(file), false).await {
+                // Not what its name says any more: it is brought again.
+                Err(Failure::Content(cause)) => {
+                    tracing::warn!(blob = %origin.digest, cause, "forgetting a damaged blob");
+                    self.store.blobs().forget(&origin.digest);
+                }
+                outcome => return outcome,
+            }
         }
         if let Some(path) = origin.location.strip_prefix(LAYOUT_PREFIX) {
             let file = Layout::new(path).open(&origin.digest).map_err(|e| Failure::Source(e.to_string()))?;
@@ -400,7 +407,7 @@ fn unpack(
             outcome = Outcome::NeedsBase;
         } else {
             let path = prepared.path.join("toc");
-            fs::write(&path, applied.toc.encode()).map_err(StoreError::io("write", path))?;
+            fs::write(&path, applied.toc.seal()).map_err(StoreError::io("write", path))?;
             if let Wish::FilesOn { chain, .. } = wish {
                 let path = prepared.path.join(CHAIN_FILE);
                 fs::write(&path, chain.0.hex()).map_err(StoreError::io("write", path))?;

@@ -12,6 +12,7 @@ use std::path::Path;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
 
+use crate::digest::{Hasher, Sha256Digest};
 use crate::error::{LayerError, SnapshotError};
 use crate::path::TreePath;
 use crate::snapshot::OpenDirs;
@@ -101,9 +102,9 @@ impl Writer<'_> {
         let name = path.as_bytes().to_vec();
         let plain = |flag| Header { name: name.clone(), link: b"", flag, size: 0, device: (0, 0) };
         match node {
-            Node::File { size, .. } => {
+            Node::File { size, digest } => {
                 self.header(&Header { size: *size, ..plain(b'0') }, meta)?;
-                self.content(path, *size)
+                self.content(path, *size, digest)
             }
             Node::Hardlink { target } => {
                 // Readers take a link's metadata from the file, or from here: they are the same.
@@ -218,14 +219,15 @@ impl Writer<'_> {
         self.write(&[0; BLOCK][..padding])
     }
 
-    /// The bytes of the file at `path`, which must be as many as the table says.
-    fn content(&mut self, path: &TreePath, size: u64) -> Result<(), LayerError> {
+    /// The bytes of the file at `path`, which must be those that the table says: a file that was changed in the store reaches no image.
+    fn content(&mut self, path: &TreePath, size: u64, digest: &Sha256Digest) -> Result<(), LayerError> {
         let not_as_listed = |reason: String| LayerError::NotAsListed { path: path.display(), reason };
         let mut file = (self.open)(path).map_err(|e| not_as_listed(e.to_string()))?;
         let stat = fs::fstat(&file).map_err(|e| not_as_listed(e.to_string()))?;
         if sys::fs::file_type(&stat) != FileType::RegularFile || u64::try_from(stat.st_size) != Ok(size) {
             return Err(not_as_listed(format!("it should be a file of {size} bytes")));
         }
+        let mut hasher = Hasher::new();
         let mut left = size;
         while left > 0 {
             let want = PIECE_BYTES.min(usize::try_from(left).unwrap_or(PIECE_BYTES));
@@ -235,8 +237,12 @@ impl Writer<'_> {
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
                 Err(e) => return Err(not_as_listed(e.to_string())),
             };
+            hasher.update(&self.piece[..n]);
             self.out.write_all(&self.piece[..n]).map_err(LayerError::Write)?;
             left -= n as u64;
+        }
+        if hasher.finish() != *digest {
+            return Err(not_as_listed("it has other bytes".to_owned()));
         }
         self.pad(size)
     }

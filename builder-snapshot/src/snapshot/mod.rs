@@ -179,7 +179,7 @@ impl CommittedLayer {
         let target = layers_dir.join(self.id.0.hex());
         let fs = target.join("fs");
         let toc = self.dir.path().join("toc");
-        std::fs::write(&toc, self.toc.encode()).map_err(SnapshotError::io("write", toc.display()))?;
+        std::fs::write(&toc, self.toc.seal()).map_err(SnapshotError::io("write", toc.display()))?;
         match std::fs::rename(self.dir.path(), &target) {
             Ok(()) => self.dir.keep(),
             // Another process was first. Equal ids, equal layers: ours goes.
