@@ -139,7 +139,7 @@ fn named_context(name: &str, value: &str, environment: &Environment, locals: &mu
         return Ok(NamedContext::Image { reference: reference.parse()? });
     }
     if let Some(layout) = value.strip_prefix("oci-layout://") {
-        return oci_layout(layout, environment);
+        return oci_layout(name, layout, environment);
     }
     if value.starts_with("target:") {
         bail!("target: names a target of a bake file, which there is none of");
@@ -153,14 +153,16 @@ fn named_context(name: &str, value: &str, environment: &Environment, locals: &mu
     Ok(NamedContext::Local { name: name.to_owned() })
 }
 
-/// `PATH[:TAG][@DIGEST]`.
-fn oci_layout(text: &str, environment: &Environment) -> Result<NamedContext> {
+/// `PATH[:TAG][@DIGEST]`; people see it under the name of the context.
+fn oci_layout(name: &str, text: &str, environment: &Environment) -> Result<NamedContext> {
     let (rest, digest) = text.split_once('@').map_or((text, None), |(rest, digest)| (rest, Some(digest)));
     let (path, tag) = rest.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')).map_or((rest, None), |(path, tag)| (path, Some(tag)));
     let digest = digest.map(|digest| digest.parse().map_err(|_| anyhow::anyhow!("{digest:?} is no sha256 digest"))).transpose()?;
     let path = directory(OsStr::new(path), environment)?;
     ensure!(path.join("index.json").is_file(), "{} is no OCI layout: it has no index.json", path.display());
-    let reference = Reference { domain: "docker.io".into(), path: "library/layout".into(), tag: tag.map(str::to_owned), digest };
+    let name = name.split("::").next().unwrap_or(name).parse().ok().filter(|name: &Reference| name.domain == "docker.io");
+    let shown = name.map_or_else(|| "library/layout".to_owned(), |name| name.path);
+    let reference = Reference { domain: "docker.io".into(), path: shown, tag: tag.map(str::to_owned), digest };
     Ok(NamedContext::OciLayout { path: path.to_str().context("the path of a layout must be UTF-8")?.to_owned(), reference })
 }
 

@@ -1,3 +1,5 @@
+//! Tests of git repositories: what is fetched, checked out and refused.
+
 use std::fs;
 use std::os::unix::fs::symlink;
 

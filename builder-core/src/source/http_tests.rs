@@ -1,3 +1,5 @@
+//! Tests of web servers: what is downloaded, asked again and refused.
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::Mutex;
