@@ -36,7 +36,7 @@ fn inside(name: &str, ranges: bool, test: fn(&Path)) {
     chown(dir.path(), Some(uid), Some(gid)).expect("root");
     // The place of the test's executable may be out of that user's reach.
     let copy = dir.path().join("test");
-    fs::copy(std::env::current_exe().expect("a path"), &copy).expect("copy");
+    copy_executable(&copy);
     let map: &[&str] = if ranges { &["--map-auto", "--map-root-user"] } else { &["--map-root-user"] };
     let output = Command::new("setpriv")
         .args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "--", "unshare", "--mount"])
@@ -50,6 +50,12 @@ fn inside(name: &str, ranges: bool, test: fn(&Path)) {
         .expect("setpriv and unshare (util-linux)");
     let said = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("1 passed"), "{said}");
+}
+
+/// By another process: what this one has open for writing is held open for an instant by everything that other tests start, and cannot be run then.
+fn copy_executable(to: &Path) {
+    let copied = Command::new("cp").arg(std::env::current_exe().expect("a path")).arg(to).status();
+    assert!(copied.expect("cp").success());
 }
 
 fn make(dir: &Path, names: &[&str]) {
@@ -162,7 +168,7 @@ fn threads_are_an_error_of_their_own() {
         let dir = tempfile::tempdir().expect("temporary directory");
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
         let copy = dir.path().join("test");
-        fs::copy(std::env::current_exe().expect("a path"), &copy).expect("copy");
+        copy_executable(&copy);
         let mut command = Command::new("setpriv");
         command.args(["--reuid=54321", "--regid=54321", "--clear-groups", "--"]).arg(&copy);
         let output = command.args(["--exact", "threads_are_an_error_of_their_own"]).env(INSIDE, "/").current_dir("/").output().expect("setpriv");
@@ -202,7 +208,7 @@ fn layer(dir: &Path) -> PathBuf {
 
 fn check_stand_ins(dir: &Path) {
     let layer = layer(dir);
-    let toc = Toc::decode(&fs::read(layer.parent().expect("a layer").join("toc")).expect("table")).expect("table");
+    let toc = Toc::unseal(&fs::read(layer.parent().expect("a layer").join("toc")).expect("table")).expect("table");
     let tree = MergedTree::open(std::slice::from_ref(&layer)).expect("tree");
     let found = |path: &str| tree.lookup(&tree_path(path)).expect(path).expect(path);
     for (path, owner, mode) in [("far", (100_000, 200_000), 0o2750), ("far/file", (100_000, 5), 0o4711), ("near", (7, 8), 0o644)] {

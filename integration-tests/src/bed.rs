@@ -93,6 +93,7 @@ impl Bed {
             dir: self.dir.path().to_owned(),
             context: context.to_owned(),
             user: None,
+            through: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::from([
                 ("RBUILD_ROOT".into(), self.state().into()),
@@ -111,6 +112,7 @@ pub struct Build {
     dir: PathBuf,
     context: PathBuf,
     user: Option<User>,
+    through: Vec<OsString>,
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     output: Option<PathBuf>,
@@ -138,7 +140,9 @@ impl User {
         if !home.is_dir() {
             std::fs::set_permissions(dir, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
             std::fs::create_dir(&home).expect("ours");
-            std::fs::copy(require::rbuild(), home.join("rbuild")).expect("a copy of rbuild");
+            // By another process: what this one has open for writing is held open for an instant by everything that other tests start, and cannot be run then.
+            let copied = Command::new("cp").arg(require::rbuild()).arg(home.join("rbuild")).status();
+            assert!(copied.expect("cp").success(), "a copy of rbuild");
             std::os::unix::fs::chown(&home, Some(uid), Some(gid)).expect("root");
         }
         Self { uid, gid, home }
@@ -156,6 +160,13 @@ impl Build {
         self.output = self.output.map(|output| user.home.join(output.file_name().unwrap_or_default()));
         self = self.env("HOME", &user.home).env("RBUILD_ROOT", user.home.join("state"));
         self.user = Some(user);
+        self
+    }
+
+    /// Run by another program, as that user: the words before those of `rbuild`.
+    #[must_use]
+    pub fn through<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.through = words.into_iter().map(Into::into).collect();
         self
     }
 
@@ -207,7 +218,12 @@ impl Build {
             None => Command::new(require::rbuild()),
             Some(User { uid, gid, home }) => {
                 let mut command = Command::new(require::tool("setpriv", "util-linux"));
-                command.arg(format!("--reuid={uid}")).arg(format!("--regid={gid}")).args(["--clear-groups", "--"]).arg(home.join("rbuild"));
+                command
+                    .arg(format!("--reuid={uid}"))
+                    .arg(format!("--regid={gid}"))
+                    .args(["--clear-groups", "--"])
+                    .args(&self.through)
+                    .arg(home.join("rbuild"));
                 command
             }
         };

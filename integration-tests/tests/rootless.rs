@@ -3,7 +3,7 @@
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-use integration_tests::{Bed, Entry};
+use integration_tests::{Bed, Entry, fixtures};
 
 /// Has subordinate ids; made by `scripts/install-test-tools.sh`.
 const USER: &str = "rbuild-test";
@@ -85,7 +85,10 @@ fn e2_1_the_image_is_the_same_as_roots() {
     assert_eq!(user.file("out/secret-size").as_deref(), Some(&b"7\n1000:400\n"[..]));
     for (ours, theirs) in user.layers.iter().zip(&root.layers) {
         let names = |layer: &[Entry]| {
-            layer.iter().map(|entry| format!("{} {} {:o} {:?} {}", entry.path, entry.kind as char, entry.mode, entry.owner, entry.mtime)).collect::<Vec<_>>()
+            layer
+                .iter()
+                .map(|entry| format!("{} {} {:o} {:?} {}", entry.path, entry.kind as char, entry.mode, entry.owner, entry.mtime))
+                .collect::<Vec<_>>()
         };
         assert_eq!(names(ours), names(theirs));
     }
@@ -148,9 +151,27 @@ fn e2_1_with_one_id_steps_run_as_root_only() {
 }
 
 #[test]
+fn e2_1_packages_are_installed_with_a_user_of_their_own() {
+    let bed = Bed::with_registry();
+    bed.registry().push(&fixtures::debian(), "library/debian:test");
+    // apt drops to the user _apt for downloads, changes owners and dates, and replaces files of lower layers.
+    let text =
+        "FROM debian:test\nRUN apt-get update -q && apt-get install -q -y --no-install-recommends less && install -o _apt -m 600 /dev/null /by-apt\n";
+    let context = bed.context("context", &[("Dockerfile", text)]);
+    let image = bed.build(&context).as_user(USER).ok().image();
+    let installed = &image.layers[1];
+    let entry = |path: &str| installed.iter().find(|entry| entry.path == path).unwrap_or_else(|| panic!("{path} is not in the layer"));
+    assert_eq!(entry("usr/bin/less").owner, (0, 0));
+    assert!(entry("by-apt").owner.0 != 0);
+}
+
+#[test]
 fn d5_what_is_exported_belongs_to_the_user() {
     let bed = Bed::with_registry();
-    let context = bed.context("context", &[("Dockerfile", "FROM busybox AS b\nRUN mkdir -p /o/d && touch /o/d/f && chown -R 7:8 /o\nFROM scratch\nCOPY --from=b /o /\n")]);
+    let context = bed.context(
+        "context",
+        &[("Dockerfile", "FROM busybox AS b\nRUN mkdir -p /o/d && touch /o/d/f && chown -R 7:8 /o\nFROM scratch\nCOPY --from=b /o /\n")],
+    );
     let build = bed.build(&context).no_output().as_user(USER);
     let (local, tar) = (build.home().join("local"), build.home().join("files.tar"));
     let _ = build.args(["-o", &format!("type=local,dest={}", local.display()), "-o", &format!("type=tar,dest={}", tar.display())]).ok();
@@ -169,6 +190,30 @@ fn e2_2_a_store_is_not_used_with_other_ids() {
     let root = bed.build(&context).no_output().state(&user.home().join("state")).run();
     assert!(root.code == Some(1) && root.log.contains("was made with other user ids"), "{}", root.log);
     assert!(root.log.contains("use another one (--root or RBUILD_ROOT), or remove it"), "{}", root.log);
+}
+
+#[test]
+fn e2_5_what_forbids_namespaces_is_named() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox\n")]);
+    let script = "echo 0 > /proc/sys/user/max_user_namespaces && exec setpriv --reuid=5 --regid=5 --clear-groups -- \"$@\"";
+    let inside = ["unshare", "--map-auto", "--map-root-user", "--", "sh", "-c", script, "sh"];
+    let outcome = bed.build(&context).no_output().as_user(USER).through(inside).run();
+    let expected = "ERROR: cannot enter a user namespace: No space left on device (os error 28); the machine allows none: \
+                    set the sysctl user.max_user_namespaces above 0, or run as root\n";
+    assert!(outcome.code == Some(1) && outcome.log.ends_with(expected), "{}", outcome.log);
+}
+
+#[test]
+fn e2_4_in_a_container_without_a_whole_proc_steps_run_all_the_same() {
+    let bed = Bed::with_registry();
+    let text = "FROM busybox\nRUN test -e /proc/self/status && ! touch /proc/sys/kernel/x && ls /sys > /sys-of && rm /bin/vi\n";
+    let context = bed.context("context", &[("Dockerfile", text)]);
+    // As a container's engine does it: something is mounted over a part of /proc, and out of reach of the namespace inside.
+    let script = "mount -o bind /proc/sys /proc/sys && exec unshare --map-root-user --mount -- \"$@\"";
+    let inside = ["unshare", "--map-auto", "--map-root-user", "--mount", "--", "sh", "-c", script, "sh"];
+    let image = bed.build(&context).as_user(USER).through(inside).ok().image();
+    assert!(image.file("sys-of").is_some_and(|names| names.starts_with(b"b")));
 }
 
 #[test]

@@ -14,5 +14,6 @@ pub(crate) fn enter_user_namespace(environment: &Environment) -> Result<Entered>
         search_path: environment.get_os("PATH").map(Into::into),
         user_name: environment.get("USER").or_else(|| environment.get("LOGNAME")).map(Into::into),
     };
-    Ok(builder_snapshot::enter_user_namespace(&options)?)
+    // Its message is whole; the causes below would say parts of it again.
+    builder_snapshot::enter_user_namespace(&options).map_err(|error| anyhow::Error::msg(error.to_string()))
 }

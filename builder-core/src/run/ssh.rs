@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 
+use builder_snapshot::user_namespace::IdMap;
+
 /// Message numbers of the agent protocol (draft-miller-ssh-agent §5.1).
 const REQUEST_IDENTITIES: u8 = 11;
 const SIGN_REQUEST: u8 = 13;
@@ -38,7 +40,11 @@ impl AgentProxy {
         let socket = dir.join(format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let listener = UnixListener::bind(&socket)?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(mode))?;
-        chown(&socket, Some(owner.0), Some(owner.1))?;
+        match chown(&socket, Some(owner.0), Some(owner.1)) {
+            // Nobody: no process of this user namespace can be of an owner that it does not have.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) && !IdMap::current().is_initial => {}
+            result => result?,
+        }
         let stopped = Arc::new(AtomicBool::new(false));
         let (agent, stop) = (agent.to_path_buf(), Arc::clone(&stopped));
         let thread = std::thread::spawn(move || {

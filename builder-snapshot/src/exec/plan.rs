@@ -110,7 +110,8 @@ impl SandboxPlan {
         }
         let mut steps = vec![Step::CloseOthers { keep: Vec::new() }, Step::PrivateMounts];
         kernel_mounts(&mut steps, spec.root, insecure)?;
-        mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure)?;
+        let own_network = spec.network == NetworkMode::None;
+        mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, own_network)?;
         steps.push(Step::Hostname { name: hostname });
         if spec.network == NetworkMode::None {
             steps.push(Step::Loopback);
@@ -262,7 +263,15 @@ fn kernel_mounts(steps: &mut Vec<Step>, root: OwnedFd, insecure: bool) -> Result
     Ok(())
 }
 
-fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_conf: &[u8], shm_size: u64, insecure: bool) -> Result<(), ExecError> {
+fn mounts(
+    steps: &mut Vec<Step>,
+    own: Vec<SandboxMount>,
+    hosts: &[u8],
+    resolv_conf: &[u8],
+    shm_size: u64,
+    insecure: bool,
+    own_network: bool,
+) -> Result<(), ExecError> {
     let read_only = if insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_RDONLY };
     let new = |kind, path: &CStr, options, attributes, missing| {
         // A link in the image where one of these has to be would show them elsewhere and leave what is masked in sight.
@@ -276,7 +285,10 @@ fn mounts(steps: &mut Vec<Step>, own: Vec<SandboxMount>, hosts: &[u8], resolv_co
     let nodev = if insecure { MountAttrFlags::empty() } else { MountAttrFlags::MOUNT_ATTR_NODEV };
     steps.push(new(c"tmpfs", c"/dev", dev_options, MountAttrFlags::MOUNT_ATTR_NOSUID | nodev, Missing::Fail));
     steps.push(Step::FillDev { devices: devices(insecure)? });
-    if let Some(step) = control_groups(read_only)? {
+    // A /sys that was taken over as it is has them already.
+    if (IdMap::current().is_initial || own_network)
+        && let Some(step) = control_groups(read_only)?
+    {
         steps.push(step);
     }
 

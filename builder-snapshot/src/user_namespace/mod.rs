@@ -131,9 +131,14 @@ pub fn enter_user_namespace(options: &Options) -> Result<Entered, EnterError> {
     Ok(Entered { ids, outside: Some(outside) })
 }
 
-/// The only map that needs no help: nobody but the invoking user.
+/// The only map that needs no help: nobody but the invoking user. A map that newuidmap wrote before newgidmap failed stays; none can be written twice.
 fn map_one(uid: u32, gid: u32) -> Result<(), EnterError> {
-    let write = |file: &str, text: String| std::fs::write(file, text).map_err(setup(&format!("write {file}")));
+    let write = |file: &str, text: String| {
+        if file.ends_with("_map") && std::fs::read_to_string(file).is_ok_and(|map| !map.is_empty()) {
+            return Ok(());
+        }
+        std::fs::write(file, text).map_err(setup(&format!("write {file}")))
+    };
     // A process that could drop groups could gain what they are denied: without this the kernel refuses the map of groups.
     write("/proc/self/setgroups", "deny".to_owned())?;
     write("/proc/self/uid_map", format!("0 {uid} 1"))?;
