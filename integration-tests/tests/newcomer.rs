@@ -65,3 +65,33 @@ fn without_words_there_is_help_and_a_status_that_says_no() {
     assert_eq!(outcome.status.code(), Some(1));
     assert!(text.contains("Usage:") && !text.contains("ERROR"), "{text}");
 }
+
+#[test]
+fn much_output_takes_little_memory_and_is_kept_whole() {
+    const BYTES: usize = 100_000_000;
+    let bed = Bed::with_registry();
+    let text = format!("FROM busybox\nRUN yes 0123456789012345678901234567890123456789012345678 | head -c {BYTES}\n");
+    let context = bed.context("context", &[("Dockerfile", &text)]);
+    let mut rbuild = Command::new(require::rbuild());
+    rbuild.args(["--progress", "plain"]).arg(&context).env("RBUILD_ROOT", bed.state()).env("RBUILD_CONFIG", bed.path("rbuild.toml"));
+    let mut child = rbuild.stderr(Stdio::piped()).spawn().expect("rbuild starts");
+    let mut shown = child.stderr.take().expect("piped");
+    let (mut buffer, mut total, mut peak) = (vec![0; 1 << 16], 0, String::new());
+    loop {
+        let n = std::io::Read::read(&mut shown, &mut buffer).expect("a pipe");
+        if n == 0 {
+            break;
+        }
+        total += n;
+        // While it still has something to say it is there to be asked.
+        if total > BYTES && peak.is_empty() {
+            let status = fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it runs");
+            peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak").trim().trim_end_matches(" kB").to_owned();
+        }
+    }
+    assert!(child.wait().expect("an end").success());
+    assert!(peak.parse::<u64>().expect("a number") < 64 * 1024, "{peak} kB");
+    let logs: Vec<u64> =
+        fs::read_dir(bed.state().join("v1/logs")).expect("logs").map(|log| log.expect("a log").metadata().expect("ours").len()).collect();
+    assert_eq!(logs, [BYTES as u64], "the whole log is on disk");
+}

@@ -25,8 +25,9 @@ use builder_core::event::{BuildEvent, EventKind, EventSink, TaskId};
 
 use palette::Palette;
 
-/// Events that may wait for the painter. Enough for the burst at the start of a build; beyond it, steps wait for the terminal.
-const QUEUE: usize = 4096;
+/// Events that may wait for the painter; beyond it, steps wait for the terminal. Each may hold what one read from a process gave, 64 KiB, so
+/// that this many are as much memory as output may ever take.
+const QUEUE: usize = 64;
 
 /// Time between two looks at the clock: how smooth the seconds of `tty` run.
 const TICK: Duration = Duration::from_millis(100);
