@@ -38,7 +38,11 @@ fn things() -> Vec<u8> {
     let header = |kind, owner, mode, size| {
         let mut header = tar::Header::new_ustar();
         header.set_entry_type(kind);
-        (header.set_uid(owner), header.set_gid(owner / 2), header.set_mode(mode), header.set_mtime(1_600_000_000), header.set_size(size));
+        header.set_uid(owner);
+        header.set_gid(owner / 2);
+        header.set_mode(mode);
+        header.set_mtime(1_600_000_000);
+        header.set_size(size);
         header
     };
     let mut put = |kind, path: &str, owner, mode, data: &[u8]| {
@@ -52,7 +56,8 @@ fn things() -> Vec<u8> {
     put(tar::EntryType::Regular, "late/too", 70_000, 0o644, b"");
     put(tar::EntryType::Fifo, "pipe", 1000, 0o600, b"");
     let mut device = header(tar::EntryType::Char, 0, 0o666, 0);
-    (device.set_device_major(1).expect("ustar"), device.set_device_minor(3).expect("ustar"));
+    device.set_device_major(1).expect("ustar");
+    device.set_device_minor(3).expect("ustar");
     tar.append_data(&mut device, "null", &b""[..]).expect("in memory");
     let mut link = header(tar::EntryType::Symlink, 70_000, 0o777, 0);
     tar.append_link(&mut link, "link", "../elsewhere").expect("in memory");
