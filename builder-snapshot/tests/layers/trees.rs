@@ -160,7 +160,7 @@ impl Stack {
         let toc = layer.toc.clone();
         let fs = layer.publish(&self.dir.path().join("layers")).expect("publish");
         let stored = fs::read(fs.with_file_name("toc")).expect("toc");
-        assert_eq!(Toc::decode(&stored).expect("decode"), toc);
+        assert_eq!(Toc::unseal(&stored).expect("unseal"), toc);
         self.layers.push(fs);
         self.tocs.push(toc);
         self.tocs.last().expect("pushed")
