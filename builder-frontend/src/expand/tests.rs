@@ -1,3 +1,5 @@
+//! Tests of expansion by feature id, and against a slow model.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Tests of contexts by feature: what is looked at, what is read, what is ignored, how what is missing is explained.
+
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 
