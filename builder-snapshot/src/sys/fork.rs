@@ -3,8 +3,10 @@
 
 use std::io;
 
+use rustix::process::Pid;
+
 /// Forks a process that runs `act` and ends. Only for a process of one thread: the copy of any other would have locks that nobody opens.
-pub(crate) fn fork(act: impl FnOnce()) -> io::Result<()> {
+pub(crate) fn fork(act: impl FnOnce()) -> io::Result<Pid> {
     // SAFETY: there is one thread, so the child is a whole copy of this process and may do whatever this process may.
     match unsafe { libc::fork() } {
         -1 => Err(io::Error::last_os_error()),
@@ -14,7 +16,7 @@ pub(crate) fn fork(act: impl FnOnce()) -> io::Result<()> {
             // SAFETY: ends the process without exit handlers and destructors, which belong to the caller.
             unsafe { libc::_exit(i32::from(result.is_err())) }
         }
-        _ => Ok(()),
+        child => Pid::from_raw(child).ok_or_else(|| io::ErrorKind::InvalidData.into()),
     }
 }
 

@@ -5,10 +5,13 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
+
+use rustix::process::{Pid, WaitOptions};
 
 use crate::sys;
 
@@ -22,6 +25,18 @@ const STRINGS_MAX: u32 = 4096;
 #[derive(Debug)]
 pub struct Outside {
     socket: Mutex<UnixStream>,
+    child: Option<Pid>,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        // It ends when this end is gone, and is waited for: not every container has a process that waits for orphans.
+        let socket = self.socket.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let (Ok(()), Some(child)) = (socket.shutdown(Shutdown::Both), self.child) {
+            // Somebody else may have waited for it already.
+            let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+        }
+    }
 }
 
 /// What a program came to.
@@ -48,13 +63,13 @@ impl Outside {
         let (ours, theirs) = UnixStream::pair()?;
         let mut ours = Some(ours);
         let ours_of_child = &mut ours;
-        sys::fork::fork(move || {
+        let child = sys::fork::fork(move || {
             // With a copy of it here, the end of the other process would not be seen.
             drop(ours_of_child.take());
             serve(theirs);
         })?;
         let socket = ours.ok_or(io::ErrorKind::NotConnected)?;
-        Ok(Self { socket: Mutex::new(socket) })
+        Ok(Self { socket: Mutex::new(socket), child: Some(child) })
     }
 
     /// Runs a program to its end, with `input` on its standard input. `path` replaces its PATH, in which a name without a slash is searched.
@@ -148,7 +163,7 @@ mod tests {
     fn outside() -> Outside {
         let (ours, theirs) = UnixStream::pair().expect("socket pair");
         std::thread::spawn(move || serve(theirs));
-        Outside { socket: Mutex::new(ours) }
+        Outside { socket: Mutex::new(ours), child: None }
     }
 
     #[test]
