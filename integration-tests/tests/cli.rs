@@ -125,8 +125,8 @@ fn c7_4_rawjson_is_one_object_a_line() {
 fn c5_2_a_context_on_standard_input() {
     let bed = Bed::new();
     let dir = bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY a /b\n"), ("a", "content")]);
-    let tar = Command::new("tar").args(["-cz", "-C"]).arg(&dir).arg(".").stdout(Stdio::piped()).spawn().expect("tar");
-    let status = rbuild(&bed, &bed.path(""), "-o out -").stdin(tar.stdout.expect("piped")).status().expect("rbuild runs");
-    assert!(status.success());
+    let mut tar = Command::new("tar").args(["-cz", "-C"]).arg(&dir).arg(".").stdout(Stdio::piped()).spawn().expect("tar");
+    let status = rbuild(&bed, &bed.path(""), "-o out -").stdin(tar.stdout.take().expect("piped")).status().expect("rbuild runs");
+    assert!(status.success() && tar.wait().expect("tar").success());
     assert_eq!(std::fs::read_to_string(bed.path("out/b")).expect("copied"), "content");
 }
