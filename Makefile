@@ -1,6 +1,6 @@
 # The two commands: `make demo` shows what rbuild does, `make test` shows that it does it right.
 
-.PHONY: demo test soak
+.PHONY: demo test soak bench
 
 demo:
 	scripts/demo.sh
@@ -8,5 +8,10 @@ demo:
 test:
 	scripts/test.sh
 
+# The same with many more cases for every property.
 soak:
-	scripts/test.sh
+	PROPTEST_CASES=4096 scripts/test.sh
+
+bench:
+	cargo build --release --locked -p builder-cli
+	benchmarks/bench.py
