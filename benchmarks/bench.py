@@ -108,7 +108,7 @@ def noop_context(where: Path) -> None:
     text = stage("base", "busybox") + "ENV A=1\nWORKDIR /src\nCOPY . .\n"
     text += stage("left", "base") + "LABEL x=1\n" + stage("right", "base") + "USER root\n" + stage("third", "busybox") + "ENV B=2\n"
     text += "FROM busybox\nCOPY --from=left /left /left\nCOPY --from=right /right /right\nCOPY --from=third /third /third\nRUN cat /left /right > /all\n"
-    text += "EXPOSE 80\nENV C=3\nCMD [\"/bin/sh\"]\n"
+    text += "RUN echo done > /done\nEXPOSE 80\nENV C=3\nCMD [\"/bin/sh\"]\n"
     (where / "Dockerfile").write_text(text)
 
 
