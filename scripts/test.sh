@@ -25,15 +25,15 @@ cargo check --release --locked -p builder-frontend --no-default-features
 # everybody else, and what they leave goes with it.
 if [ "$(id -u)" = 0 ] && [ -z "${RBUILD_TEST_NO_DISK:-}" ]; then
     step "a disk for the tests"
-    work=$(mktemp -d /tmp/rbuild-disk-XXXXXX)
+    work=$(mktemp -d /tmp/rbXXXX)
     truncate -s 24G "$work/image"
     mkfs.ext4 -qF "$work/image"
-    mkdir "$work/disk"
-    mount -o loop "$work/image" "$work/disk"
-    trap 'umount -l "$work/disk"; rm -rf "$work"' EXIT
+    mkdir "$work/d"
+    mount -o loop "$work/image" "$work/d"
+    trap 'umount -l "$work/d"; rm -rf "$work"' EXIT
     chmod 755 "$work"
-    chmod 1777 "$work/disk"
-    export TMPDIR="$work/disk"
+    chmod 1777 "$work/d"
+    export TMPDIR="$work/d"
 fi
 
 step tests
