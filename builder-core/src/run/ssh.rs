@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read, Write};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,9 @@ const MAX_MESSAGE_BYTES: u32 = 256 * 1024;
 #[derive(Debug)]
 pub(super) struct AgentProxy {
     socket: PathBuf,
+    /// The socket by way of `_dir`, short enough to connect to.
+    address: PathBuf,
+    _dir: fs::File,
     stopped: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -37,8 +41,12 @@ impl AgentProxy {
         static NEXT: AtomicU64 = AtomicU64::new(0);
 
         UnixStream::connect(agent)?;
-        let socket = dir.join(format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        let listener = UnixListener::bind(&socket)?;
+        let name = format!("agent-{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        let socket = dir.join(&name);
+        // A socket's address holds 108 bytes, which a store's path may exceed: the descriptor of its directory makes a short one.
+        let dir = fs::File::open(dir)?;
+        let address = PathBuf::from(format!("/proc/self/fd/{}/{name}", dir.as_raw_fd()));
+        let listener = UnixListener::bind(&address)?;
         fs::set_permissions(&socket, fs::Permissions::from_mode(mode))?;
         match chown(&socket, Some(owner.0), Some(owner.1)) {
             // Nobody: no process of this user namespace can be of an owner that it does not have.
@@ -57,7 +65,7 @@ impl AgentProxy {
                 std::thread::spawn(move || forward(client, &agent));
             }
         });
-        Ok(Self { socket, stopped, thread: Some(thread) })
+        Ok(Self { socket, address, _dir: dir, stopped, thread: Some(thread) })
     }
 
     /// The socket.
@@ -71,7 +79,7 @@ impl Drop for AgentProxy {
     fn drop(&mut self) {
         self.stopped.store(true, Ordering::SeqCst);
         // Wakes the listener, so that it sees the flag.
-        let woken = UnixStream::connect(&self.socket).is_ok();
+        let woken = UnixStream::connect(&self.address).is_ok();
         if let Some(thread) = self.thread.take().filter(|_| woken) {
             // It ends on the flag; a panic in it has no meaning for the step.
             drop(thread.join());
