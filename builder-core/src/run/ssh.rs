@@ -154,4 +154,19 @@ mod tests {
         drop(proxy);
         assert!(!socket.exists());
     }
+
+    #[test]
+    fn a8_8_a_store_may_lie_deeper_than_an_address_is_long() {
+        let dir = tempfile::tempdir().expect("tempdir");
+        let agent = dir.path().join("real");
+        let _real = UnixListener::bind(&agent).expect("bind");
+        let deep = dir.path().join("d".repeat(120));
+        fs::create_dir(&deep).expect("mkdir");
+        let owner = (rustix::process::getuid().as_raw(), rustix::process::getgid().as_raw());
+        let proxy = AgentProxy::start(&agent, &deep, 0o600, owner).expect("start");
+        let socket = proxy.socket().to_path_buf();
+        assert!(socket.as_os_str().len() > 108 && socket.exists());
+        drop(proxy);
+        assert!(!socket.exists());
+    }
 }
