@@ -43,6 +43,21 @@ Environment:
   RBUILD_ROOT, RBUILD_CONFIG, SOURCE_DATE_EPOCH, BUILDKIT_PROGRESS,
   BUILDKIT_COLORS, NO_COLOR, DOCKER_CONFIG, DOCKER_DEFAULT_PLATFORM, SSH_AUTH_SOCK";
 
+const DEBUG_FORMATS: &str = "\
+Formats:
+  ast    in:  a Dockerfile
+         out: one S-expression an instruction, as BuildKit's parser dumps it:
+                (copy [\"--from=x\"] \"a\" \"b\")
+                (env \"name\" \"value\" \"=\")
+                (onbuild (run \"echo test\"))
+  words  in:  one JSON object a line:
+                {\"mode\": \"word\"|\"words\", \"input\": TEXT, \"env\": {NAME: VALUE}}
+         out: {\"out\": TEXT | [TEXT]} or {\"error\": TEXT}
+  match  in:  one JSON object a line: {\"patterns\": [TEXT], \"path\": TEXT}
+         out: {\"match\": true|false} or {\"error\": TEXT}
+
+A Dockerfile that cannot be parsed gives status 1.";
+
 /// The whole command line.
 #[derive(Debug, Parser)]
 #[command(name = "rbuild", about = OVERVIEW, version, after_help = EXAMPLES, max_term_width = 120, disable_help_subcommand = true)]
@@ -77,6 +92,24 @@ pub(crate) enum Command {
     Build(Box<BuildArgs>),
     /// Print the version
     Version,
+    /// Filter standard input: parse trees, variable expansion and ignore patterns, for tests and tools
+    #[command(after_help = DEBUG_FORMATS)]
+    Debug {
+        /// Which
+        #[arg(value_enum, value_name = "FILTER")]
+        filter: DebugFilter,
+    },
+}
+
+/// What `debug` shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DebugFilter {
+    /// A Dockerfile in, its parse tree out
+    Ast,
+    /// Words in, the same with variables expanded out
+    Words,
+    /// Ignore patterns and a path in, whether they leave it out
+    Match,
 }
 
 /// Flags of `build`.
@@ -244,7 +277,7 @@ pub(crate) struct LegacyArgs {
 const DOCKER_PREFIXES: [&str; 3] = ["buildx", "image", "builder"];
 
 /// Names of commands; anything else in their place is the first word of `build`.
-const COMMANDS: [&str; 4] = ["build", "b", "version", "help"];
+const COMMANDS: [&str; 5] = ["build", "b", "version", "debug", "help"];
 
 /// Global flags that take a value as a word of its own.
 const GLOBAL_WITH_VALUE: [&str; 2] = ["--root", "--config"];
@@ -286,7 +319,7 @@ mod tests {
     fn build(line: &str) -> BuildArgs {
         match parse(line).expect(line).command {
             Command::Build(args) => *args,
-            Command::Version => panic!("{line} is no build"),
+            _ => panic!("{line} is no build"),
         }
     }
 

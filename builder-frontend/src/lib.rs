@@ -9,6 +9,7 @@
 pub mod ast;
 pub mod diagnostic;
 pub mod directive;
+pub mod dump;
 pub mod expand;
 pub mod glob;
 pub mod ignore;
@@ -21,6 +22,7 @@ pub mod suggest;
 
 mod heredoc;
 mod instruction;
+mod quote;
 
 #[cfg(feature = "compile")]
 pub mod compile;

@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use crate::ast::{Dockerfile, Heredoc, Instruction, InstructionKind};
 use crate::diagnostic::Problem;
-use crate::directive;
+use crate::directive::{self, Top};
 use crate::heredoc;
 use crate::instruction::{self, Line};
 use crate::lexer::{Lexer, LogicalLine, MAX_LINE_BYTES};
@@ -48,11 +48,10 @@ pub fn parse(source: &SourceFile) -> Parsed {
         return Parsed { problems: vec![Problem::error("file-too-large", message, Span::default())], ..Parsed::default() };
     }
     let top = directive::read(text);
-    let mut reader = Reader::new(Lexer::new(text, top.end, top.directives.escape), top.directives.escape);
-    reader.problems = top.problems;
+    let mut reader = Reader::new(text, &top);
     let mut stages = Stages::default();
     let mut instructions = Vec::new();
-    while let Some(line) = reader.lexer.next_line() {
+    while let Some(line) = reader.next_line() {
         if instructions.len() == MAX_INSTRUCTIONS || reader.problems.len() >= MAX_PROBLEMS {
             let message = format!("more than {MAX_INSTRUCTIONS} instructions or {MAX_PROBLEMS} problems; the rest of the file is not read");
             reader.problems.push(Problem::error("too-many-instructions", message, line.span));
@@ -65,12 +64,7 @@ pub fn parse(source: &SourceFile) -> Parsed {
         }
         instructions.extend(instruction);
     }
-    for span in reader.lexer.long_lines() {
-        let message = format!("a line has {} bytes; at most {MAX_LINE_BYTES} are allowed", span.end - span.start);
-        let start = Span { start: span.start, end: span.start };
-        reader.problems.push(Problem::error("line-too-long", message, start).help("break it with line continuations, or copy a file instead"));
-    }
-    let mut problems = reader.problems;
+    let mut problems = reader.into_problems();
     problems.extend(stages.none(text).filter(|_| problems.is_empty()));
     problems.sort_by_key(|problem| problem.span.start);
     Parsed { dockerfile: Dockerfile { directives: top.directives, instructions }, problems }
@@ -79,8 +73,8 @@ pub fn parse(source: &SourceFile) -> Parsed {
 /// Parses one trigger as an image's config keeps it (A10.9). Spans are places in `text`.
 pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Problem> {
     let whole = Span::new(0, text.len());
-    let mut reader = Reader::new(Lexer::new(text, 0, escape), escape);
-    let Some(line) = reader.lexer.next_line() else {
+    let mut reader = Reader { lexer: Lexer::new(text, 0, escape), escape, problems: Vec::new() };
+    let Some(line) = reader.next_line() else {
         return Err(Problem::error("invalid-trigger", "the trigger has no instruction", whole));
     };
     let Some(instruction) = reader.instruction(&line) else {
@@ -89,7 +83,7 @@ pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Problem> {
     if matches!(instruction.kind, InstructionKind::From(_) | InstructionKind::Onbuild(_)) {
         return Err(Problem::error("invalid-trigger", format!("{} can't be a trigger", instruction.keyword.value), instruction.keyword.span));
     }
-    if let Some(second) = reader.lexer.next_line() {
+    if let Some(second) = reader.next_line() {
         return Err(Problem::error("invalid-trigger", "a trigger holds one instruction", second.span).label("a second one begins here"));
     }
     Ok(instruction)
@@ -111,15 +105,31 @@ pub(crate) fn assemble(line: &Line<'_>, kind: InstructionKind, span: Span) -> In
 }
 
 /// The lexer and what went wrong so far.
-struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     lexer: Lexer<'a>,
     escape: char,
-    problems: Vec<Problem>,
+    pub(crate) problems: Vec<Problem>,
 }
 
 impl<'a> Reader<'a> {
-    fn new(lexer: Lexer<'a>, escape: char) -> Self {
-        Self { lexer, escape, problems: Vec::new() }
+    /// Reads what follows the directives at the top.
+    pub(crate) fn new(text: &'a str, top: &Top) -> Self {
+        let escape = top.directives.escape;
+        Self { lexer: Lexer::new(text, top.end, escape), escape, problems: top.problems.clone() }
+    }
+
+    pub(crate) fn next_line(&mut self) -> Option<LogicalLine> {
+        self.lexer.next_line()
+    }
+
+    /// Everything that went wrong, in no order.
+    pub(crate) fn into_problems(mut self) -> Vec<Problem> {
+        for span in self.lexer.long_lines() {
+            let message = format!("a line has {} bytes; at most {MAX_LINE_BYTES} are allowed", span.end - span.start);
+            let start = Span { start: span.start, end: span.start };
+            self.problems.push(Problem::error("line-too-long", message, start).help("break it with line continuations, or copy a file instead"));
+        }
+        self.problems
     }
 
     /// One instruction with its heredocs; `None` if it has a problem.
@@ -155,7 +165,7 @@ impl<'a> Reader<'a> {
     }
 
     /// The bodies of the heredocs that a line opens; `None` if one has no end.
-    fn heredocs(&mut self, logical: &LogicalLine, range: Range<usize>) -> Option<Vec<Heredoc>> {
+    pub(crate) fn heredocs(&mut self, logical: &LogicalLine, range: Range<usize>) -> Option<Vec<Heredoc>> {
         let openings = heredoc::find(&logical.text[range.clone()], range.start);
         let mut heredocs = Vec::with_capacity(openings.len());
         for opening in openings {

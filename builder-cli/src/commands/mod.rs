@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod call;
+pub(crate) mod debug;
 
 use anyhow::Result;
 use builder_snapshot::user_namespace::{self, Entered};

@@ -1,35 +1,8 @@
-//! Texts as the reference builder writes them, because histories are compared word for word: Go's `%q`, `%v` and durations; and paths.
+//! Texts as the reference builder writes them, because histories are compared word for word: Go's `%v` and durations; and paths.
 
 use std::time::Duration;
 
-/// As Go's `strconv.Quote`.
-pub(crate) fn go_quote(text: &str) -> String {
-    let mut out = String::with_capacity(text.len() + 2);
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{b}' => out.push_str("\\v"),
-            '\u{c}' => out.push_str("\\f"),
-            c if (c as u32) < 0x20 || c as u32 == 0x7f => out.push_str(&format!("\\x{:02x}", c as u32)),
-            c if c.is_control() || (c != ' ' && c.is_whitespace()) => out.push_str(&format!("\\u{:04x}", c as u32)),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
-}
-
-/// As `%q` shows a list of strings: `["a" "b c"]`.
-pub(crate) fn go_quoted_list(words: &[String]) -> String {
-    format!("[{}]", words.iter().map(|word| go_quote(word)).collect::<Vec<_>>().join(" "))
-}
+pub(crate) use crate::quote::go_quoted_list;
 
 /// As `%v` shows a list of strings: `[a b]`.
 pub(crate) fn go_list(words: &[String]) -> String {

@@ -18,6 +18,13 @@ pub(crate) struct RawFlag {
     range: Range<usize>,
 }
 
+impl RawFlag {
+    /// As it is dumped: with the dashes.
+    pub(crate) fn word(&self) -> String {
+        format!("--{}", self.text)
+    }
+}
+
 /// What a flag takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Takes {

@@ -9,12 +9,12 @@ mod duration;
 mod flags;
 mod from;
 mod healthcheck;
-mod json;
+pub(crate) mod json;
 mod metadata;
 mod onbuild;
-mod pairs;
+pub(crate) mod pairs;
 mod run;
-mod words;
+pub(crate) mod words;
 
 use std::ops::Range;
 
@@ -48,6 +48,31 @@ pub(crate) const KEYWORDS: [&str; 18] = [
     "WORKDIR",
 ];
 
+/// A line's parts, whatever its keyword is.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) keyword: Range<usize>,
+    pub(crate) flags: Vec<RawFlag>,
+    /// What follows the flags, without blanks around.
+    pub(crate) args: Range<usize>,
+}
+
+/// Cuts `range` of a line into keyword, flags and arguments.
+pub(crate) fn parts(line: &str, range: Range<usize>) -> Parts {
+    let text = &line[range.clone()];
+    let begin = range.start + (text.len() - text.trim_start().len());
+    let end = begin + text.trim().len();
+    let keyword = begin..line[begin..end].find(words::is_blank).map_or(end, |length| begin + length);
+    let (flags, rest) = flags::cut(line, keyword.end..end);
+    let args = words::trim(line, rest);
+    Parts { keyword, flags, args }
+}
+
+/// The keyword in capitals, if there is such an instruction.
+pub(crate) fn keyword_named(written: &str) -> Option<&'static str> {
+    KEYWORDS.into_iter().find(|name| name.eq_ignore_ascii_case(written))
+}
+
 /// An instruction's line, cut but not understood.
 #[derive(Debug)]
 pub(crate) struct Line<'a> {
@@ -66,16 +91,11 @@ pub(crate) struct Line<'a> {
 impl<'a> Line<'a> {
     /// Cuts `range` of a line into keyword, flags and arguments.
     pub(crate) fn cut(logical: &'a LogicalLine, range: Range<usize>, escape: char) -> Result<Self, UnknownKeyword> {
-        let text = &logical.text[range.clone()];
-        let begin = range.start + (text.len() - text.trim_start().len());
-        let end = begin + text.trim().len();
-        let keyword = begin..logical.text[begin..end].find(words::is_blank).map_or(end, |length| begin + length);
+        let Parts { keyword, flags, args } = parts(&logical.text, range);
         let written = &logical.text[keyword.clone()];
-        let Some(name) = KEYWORDS.into_iter().find(|name| name.eq_ignore_ascii_case(written)) else {
+        let Some(name) = keyword_named(written) else {
             return Err(UnknownKeyword { nearest: suggest::nearest(written, KEYWORDS), keyword });
         };
-        let (flags, rest) = flags::cut(&logical.text, keyword.end..end);
-        let args = words::trim(&logical.text, rest);
         Ok(Self { logical, name, keyword, flags, args, escape, heredocs: &[] })
     }
 

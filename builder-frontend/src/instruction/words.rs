@@ -38,7 +38,12 @@ pub(crate) fn ranges(line: &Line<'_>) -> Vec<Range<usize>> {
 
 /// Words separated by blanks outside quotes and escapes; quotes and escapes are kept for the expansion (A5.6).
 pub(crate) fn quoted(line: &Line<'_>) -> Vec<Word> {
-    let text = line.text();
+    let word = |(word, range): (String, Range<usize>)| Spanned::new(word, line.span_of(line.args.start + range.start..line.args.start + range.end));
+    quoted_ranges(line.text(), line.escape).into_iter().map(word).collect()
+}
+
+/// As [`quoted`], with ranges of `text`.
+pub(crate) fn quoted_ranges(text: &str, escape: char) -> Vec<(String, Range<usize>)> {
     let mut words = Vec::new();
     let mut word = String::new();
     let mut start: Option<usize> = None;
@@ -48,7 +53,7 @@ pub(crate) fn quoted(line: &Line<'_>) -> Vec<Word> {
         if let Some(begin) = start.take()
             && (*seen_quote || !word.is_empty())
         {
-            words.push(Spanned::new(std::mem::take(word), line.span_of(line.args.start + begin..line.args.start + end)));
+            words.push((std::mem::take(word), begin..end));
         }
         word.clear();
         *seen_quote = false;
@@ -68,7 +73,7 @@ pub(crate) fn quoted(line: &Line<'_>) -> Vec<Word> {
             Some(open) if c == open => quote = None,
             _ => {}
         }
-        if c == line.escape && quote != Some('\'') {
+        if c == escape && quote != Some('\'') {
             // An escape at the very end means nothing.
             if let Some((_, next)) = chars.next() {
                 word.push(c);

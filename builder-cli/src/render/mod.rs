@@ -3,11 +3,18 @@
 //! A problem of the Dockerfile is shown with its code, the place, an underline and what to do; a failed step with the last lines of its output. Both
 //! end with the excerpt and the `ERROR:` line of `features.md` C7.6, which editors and CI systems look for.
 
+mod snippet;
+
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::error::{BuildError, StepError};
-use builder_core::graph::SourceLocation;
+use builder_core::graph::{SourceLocation, SourceText};
+use builder_frontend::diagnostic::Problem;
+use builder_frontend::source::SourceFile;
+
+pub(crate) use snippet::diagnostic;
 
 use crate::progress::clean;
 use crate::progress::palette::Palette;
@@ -89,51 +96,25 @@ pub(crate) fn finding(found: &Diagnostic, palette: &Palette) -> String {
     text
 }
 
-/// A diagnostic with its line and an underline.
-pub(crate) fn diagnostic(found: &Diagnostic, palette: &Palette) -> String {
-    let (word, colour) = match found.severity {
-        Severity::Error => ("error", &palette.error),
-        Severity::Warning => ("warning", &palette.warning),
-    };
-    let mut text = format!("{}: {}\n", Palette::paint(colour, &format!("{word}[{}]", found.code)), clean_lines(&found.message));
-    let mut margin = 1;
-    if let Some(location) = &found.location {
-        let (number, column, line, marks) = underlined(location);
-        margin = number.to_string().len();
-        let gap = " ".repeat(margin);
-        let _ = writeln!(text, "{gap} ┌─ {}:{number}:{column}", clean::text(&location.source.name));
-        let _ = writeln!(text, "{number} │ {line}");
-        let label = found.label.as_deref().map_or(String::new(), |label| format!(" {}", clean_lines(label)));
-        let _ =
-            writeln!(text, "{gap} │ {}{}", " ".repeat(column.min(MAX_COLUMNS) - 1), Palette::paint(colour, &format!("{}{label}", "^".repeat(marks))));
-    }
-    if let Some(help) = &found.help {
-        let _ = writeln!(text, "{} = help: {}", " ".repeat(margin), clean_lines(help));
-    }
-    text.push('\n');
-    text
-}
-
-/// Number of the first line, column of the mark (from 1), the line, and how many characters are marked.
-fn underlined(location: &SourceLocation) -> (usize, usize, String, usize) {
-    let source = &location.source.text;
-    let valid = |at: usize| (0..=at.min(source.len())).rev().find(|&at| source.is_char_boundary(at)).unwrap_or(0);
-    let whole_line = || source.lines().nth(location.first_line.saturating_sub(1) as usize).unwrap_or_default();
-    let Some(span) = &location.span else {
-        let line = shown(whole_line());
-        let marks = line.chars().count().max(1);
-        return (location.first_line as usize, 1, line, marks);
-    };
-    let (start, end) = (valid(span.start), valid(span.end));
-    let line_start = source[..start].rfind('\n').map_or(0, |at| at + 1);
-    let line = source[line_start..].lines().next().unwrap_or_default();
-    let number = source[..start].matches('\n').count() + 1;
-    let end_in_line = end.min(line_start + line.len()).max(start);
-    let before = shown(&source[line_start..start]).chars().count();
-    let marks = source[start..end_in_line].trim_end().chars().count().max(1);
-    let line = shown(line);
-    let room = line.chars().count().saturating_sub(before).max(1);
-    (number, before + 1, line, marks.min(room))
+/// Problems of a file that nothing was built from.
+pub(crate) fn problems(source: &SourceFile, problems: &[Problem], palette: &Palette) -> String {
+    let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone() });
+    let shown = problems.iter().map(|problem| {
+        let (first_line, last_line) = source.lines(problem.span);
+        let span = problem.span.range();
+        let location = SourceLocation { source: Arc::clone(&text), first_line, last_line, span: (!span.is_empty()).then_some(span) };
+        let found = Diagnostic {
+            severity: Severity::Error,
+            code: problem.code.to_owned(),
+            message: problem.message.clone(),
+            location: Some(location),
+            label: problem.label.clone(),
+            help: problem.help.clone(),
+            url: None,
+        };
+        diagnostic(&found, palette)
+    });
+    shown.collect()
 }
 
 /// The excerpt of C7.6: where, a rule, lines with the important ones marked, a rule.
@@ -180,8 +161,6 @@ fn clean_lines(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use builder_core::graph::SourceText;
-    use std::sync::Arc;
 
     fn source() -> Arc<SourceText> {
         Arc::new(SourceText {
@@ -235,10 +214,12 @@ mod tests {
     fn a0_7_a_definition_with_an_error() {
         insta::assert_snapshot!(failure(&BuildError::Definition(vec![unknown_stage()]), &Palette::default(), SHORT_TAIL_LINES), @r"
         error[unknown-stage]: no earlier stage is named `biulder`
-          ┌─ Dockerfile:5:13
+          ╭▸ Dockerfile:5:13
+          │
         5 │ COPY --from=biulder /app /app
-          │             ^^^^^^^ not found; stages so far: builder
-          = help: did you mean `builder`?
+          │             ━━━━━━━ not found; stages so far: builder
+          │
+          ╰ help: did you mean `builder`?
 
         Dockerfile:5
         --------------------
