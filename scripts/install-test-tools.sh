@@ -12,6 +12,9 @@ need() { # need FILE-OR-COMMAND PACKAGE
 }
 PATH=$PATH:/usr/sbin:/sbin
 need python3 python3
+need gcc gcc
+need /usr/include/stdio.h libc6-dev
+need losetup mount
 need git git
 need zstd zstd
 need xz xz-utils

@@ -13,6 +13,8 @@ use builder_core::source::image::ImageSources;
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
 use builder_snapshot::user_namespace::{Entered, Ids};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 use super::call;
 use crate::args::{BuildArgs, GlobalArgs};
 use crate::credentials::DockerCredentials;
@@ -33,6 +35,7 @@ const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 
 /// Builds what was typed. An error is one of usage: nothing was begun.
 pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
+    no_core_dumps();
     let palette = Palette::of(environment);
     let mut plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
     if let Ids::One { reason } = &entered.ids {
@@ -63,6 +66,14 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
     // Threads that are still busy (a second interrupt) end with the process; the store sweeps what they leave.
     runtime.shutdown_background();
     code
+}
+
+/// A core dump would hold secrets and passwords. One byte is less than any dump and, unlike none at all, keeps the kernel from handing one to a
+/// machine's crash handler. The hard limit stays as it is: a step may be given it by `--ulimit`.
+fn no_core_dumps() {
+    let most = getrlimit(Resource::Core).maximum;
+    // Lowering a soft limit does not fail; if it did, a build is better than none.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(most.unwrap_or(1).min(1)), maximum: most });
 }
 
 async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {

@@ -21,6 +21,7 @@ use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
+use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::Gid;
 
 use super::error::ExecError;
@@ -53,9 +54,10 @@ const INSECURE_DEVICES: [&str; 15] =
     ["kmsg", "cuse", "fuse", "kvm", "net/tun", "loop-control", "loop0", "loop1", "loop2", "loop3", "loop4", "loop5", "loop6", "loop7", "mem"];
 
 /// Parts of /proc and /sys that tell about the machine or change it.
-const MASKED: [&CStr; 11] = [
+const MASKED: [&CStr; 12] = [
     c"/proc/acpi",
     c"/proc/asound",
+    c"/proc/interrupts",
     c"/proc/kcore",
     c"/proc/keys",
     c"/proc/latency_stats",
@@ -93,7 +95,10 @@ impl SandboxPlan {
         let environment = c_strings("environment variable", environment.into_iter().map(|(name, value)| join(name, value)).collect())?;
         let insecure = spec.security == SecurityMode::Insecure;
         let own = own_capabilities()?;
-        let (limits, mut warnings) = limits::resolve(&spec.ulimits, own & CAP_SYS_RESOURCE != 0)?;
+        let (mut limits, mut warnings) = limits::resolve(&spec.ulimits, own & CAP_SYS_RESOURCE != 0)?;
+        if !insecure && limits.iter().all(|(resource, _)| *resource != Resource::Core) {
+            limits.push((Resource::Core, no_core_dumps()));
+        }
         let cwd = TreePath::clipped(spec.cwd.as_os_str().as_bytes()).map_err(|_| ExecError::Invalid {
             what: "working directory",
             value: spec.cwd.to_string_lossy().into_owned(),
@@ -204,6 +209,13 @@ fn candidates(argv: &[OsString], environment: &[(OsString, OsString)]) -> Result
 fn own_capabilities() -> Result<u64, ExecError> {
     let sets = rustix::thread::capabilities(None).map_err(sandbox("read this process's capabilities"))?;
     Ok(sets.permitted.bits())
+}
+
+/// No core dumps, which would hold secrets and, where the machine hands them to a program, be input for that program, outside. One byte rather than none:
+/// that is the limit under which the kernel starts no such program either.
+fn no_core_dumps() -> Rlimit {
+    let most = getrlimit(Resource::Core).maximum.unwrap_or(1).min(1);
+    Rlimit { current: Some(most), maximum: Some(most) }
 }
 
 fn pipe(uid: u32) -> Result<(OwnedFd, OwnedFd), ExecError> {
@@ -546,6 +558,7 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
             let reason = match failure.errno {
                 Errno::LOOP => "it leads through links of /proc or too many links; name the directory itself".to_owned(),
                 Errno::NOTDIR => "something on the way is not a directory".to_owned(),
+                Errno::XDEV => "it lies outside of the root file system".to_owned(),
                 _ => source.to_string(),
             };
             return ExecError::Image { action: format!("enter working directory {}", path.to_string_lossy()), reason };

@@ -508,7 +508,18 @@ fn working_directory(path: &CStr, uid: u32, gid: u32) -> Taken {
         }
         result => result?,
     };
-    Ok(rustix::process::fchdir(&directory)?)
+    rustix::process::fchdir(&directory)?;
+    inside_root()
+}
+
+/// Looks where the child stands after all its mounts. Nothing above can lead out of the root; what the kernel itself says is the last word
+/// (CVE-2024-21626: a working directory outside is a way to the machine's files).
+fn inside_root() -> Taken {
+    let mut path = [0_u8; libc::PATH_MAX as usize];
+    // SAFETY: the kernel writes at most as many bytes as it is told the array has.
+    check(unsafe { libc::syscall(libc::SYS_getcwd, path.as_mut_ptr(), path.len()) })?;
+    // A directory that cannot be reached from the root is named with "(unreachable)" in front.
+    if path[0] == b'/' { Ok(()) } else { Err(Errno::XDEV.into()) }
 }
 
 /// How many symbolic links [`make_directories`] goes through, as the kernel.
@@ -596,16 +607,24 @@ pub(crate) fn make_directories(path: &CStr, uid: u32, gid: u32) -> Result<(), Er
 }
 
 /// Makes the directory, or reads the link that is there: its length, none if a directory is there now.
+///
+/// The directory above is opened first, with no link on the way: `path` has none left, unless somebody put one there meanwhile, which is an error.
 fn make_or_read_link(path: &PathBuffer, link: &mut [u8; libc::PATH_MAX as usize], uid: u32, gid: u32) -> Result<Option<usize>, Errno> {
-    let path = path.as_c_str()?;
-    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o755)) {
+    let bytes = path.as_bytes();
+    let slash = bytes.iter().rposition(|&b| b == b'/').ok_or(Errno::INVAL)?;
+    let mut above = PathBuffer::new();
+    above.set(if slash == 0 { b"/" } else { bytes.get(..slash).unwrap_or_default() })?;
+    let parent = open_path(above.as_c_str()?, OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)?;
+    let name = CStr::from_bytes_until_nul(path.bytes.get(slash + 1..).unwrap_or_default()).map_err(|_| Errno::NAMETOOLONG)?;
+    match rustix::fs::mkdirat(&parent, name, Mode::from_raw_mode(0o755)) {
         Ok(()) => {
-            rustix::fs::chownat(CWD, path, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
+            rustix::fs::chownat(&parent, name, Some(Uid::from_raw(uid)), Some(Gid::from_raw(gid)), AtFlags::SYMLINK_NOFOLLOW)?;
             Ok(None)
         }
         // An existing directory of a read-only mount says ROFS or EXIST, by file system.
         Err(errno @ (Errno::EXIST | Errno::ROFS)) => {
-            let entry = match open_path(path, OFlags::NOFOLLOW, ResolveFlags::empty()) {
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let entry = match open_retrying(parent.as_fd(), name, flags, ResolveFlags::NO_MAGICLINKS) {
                 Err(Errno::NOENT) => return Err(errno),
                 result => result?,
             };
