@@ -1,10 +1,35 @@
-//! Authentication: challenges, tokens and the cache of tokens by host and scope (`features.md` F3).
+//! The words of authentication: challenges, scopes, tokens (`features.md` F3). Pure; [`super::token`] acts on them.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use base64::Engine as _;
+
+/// What a request needs to be allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access<'a> {
+    /// Reading the repository.
+    Pull,
+    /// Writing to it and, to take a blob over, reading another one of the same registry.
+    Push {
+        /// That other one.
+        mount_from: Option<&'a str>,
+    },
+}
+
+impl Access<'_> {
+    /// The scopes of a token for `repository`.
+    pub(super) fn scopes(self, repository: &str) -> Vec<String> {
+        match self {
+            Self::Pull => vec![format!("repository:{repository}:pull")],
+            Self::Push { mount_from } => {
+                let mut scopes = vec![format!("repository:{repository}:pull,push")];
+                scopes.extend(mount_from.map(|other| format!("repository:{other}:pull")));
+                scopes
+            }
+        }
+    }
+}
 
 /// A `WWW-Authenticate` header that we can answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,29 +123,6 @@ impl TokenAnswer {
         let token = self.token.filter(|t| !t.is_empty()).or(self.access_token).filter(|t| !t.is_empty())?;
         // A token is put into a header: anything that could end the header is no token.
         token.bytes().all(|b| b.is_ascii_graphic()).then(|| (format!("Bearer {token}"), Duration::from_secs(seconds - 10)))
-    }
-}
-
-/// `Authorization` values by host and repository scope.
-#[derive(Debug, Default)]
-pub(super) struct TokenCache {
-    known: Mutex<HashMap<(String, String), (String, Instant)>>,
-}
-
-impl TokenCache {
-    pub(super) fn get(&self, host: &str, scope: &str) -> Option<String> {
-        let known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.get(&(host.to_owned(), scope.to_owned())).filter(|(_, until)| *until > Instant::now()).map(|(header, _)| header.clone())
-    }
-
-    pub(super) fn put(&self, host: &str, scope: &str, header: String, valid: Duration) {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.insert((host.to_owned(), scope.to_owned()), (header, Instant::now() + valid));
-    }
-
-    pub(super) fn forget(&self, host: &str, scope: &str) {
-        let mut known = self.known.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        known.remove(&(host.to_owned(), scope.to_owned()));
     }
 }
 

@@ -1,14 +1,23 @@
 //! Blobs as streams that survive broken connections: after a failure the stream goes on where it stopped, on the same host or the next.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::client::{Again, Ask, Failure, Patience, Registry, chain, network_error, protocol_error};
+use super::client::{Patience, Registry};
+use super::request::{Again, Ask, Failure, network_error, protocol_error};
+use super::transport::reason;
 use super::{Endpoint, RegistryError};
 use crate::oci::manifest::Descriptor;
 use crate::oci::{Reference, Sha256Digest};
+
+/// Bytes that have to come before earlier failures are forgotten: a host that breaks off after every byte shall not keep us for hours.
+const PROGRESS_BYTES: u64 = 64 * 1024;
+/// Bytes that have to come within each `idle_timeout`: less is no download, however regularly it drips.
+const TRICKLE_BYTES: u64 = 4 * 1024;
 
 /// The bytes of one blob, in order. Its size is checked here, its digest by whoever writes the bytes down (they are hashed only once).
 pub struct BlobStream<'a> {
@@ -22,8 +31,12 @@ pub struct BlobStream<'a> {
     response: Option<Response>,
     /// Bytes still to be dropped, when a host ignored the range.
     skip: u64,
-    /// Failures in a row without a byte in between.
+    /// Failures in a row without much in between.
     failures: u32,
+    /// Where the last failure was.
+    failed_at: u64,
+    /// When the bytes of the current window began to be counted, and where.
+    window: (Instant, u64),
     permit: Option<(String, OwnedSemaphorePermit)>,
 }
 
@@ -62,6 +75,8 @@ impl Registry {
             response: None,
             skip: 0,
             failures: 0,
+            failed_at: 0,
+            window: (Instant::now(), 0),
             permit: None,
         }
     }
@@ -96,7 +111,15 @@ impl BlobStream<'_> {
                         return Err(RegistryError::TooLarge { host: self.host(), what, limit_bytes: self.size_bytes });
                     }
                     self.offset += piece.len() as u64;
-                    self.failures = 0;
+                    if self.offset - self.failed_at >= PROGRESS_BYTES {
+                        self.failures = 0;
+                    }
+                    if self.trickles() {
+                        self.response = None;
+                        let detail = format!("{} comes too slowly: {} of {} bytes so far", self.digest, self.offset, self.size_bytes);
+                        let error = network_error(&self.host(), detail);
+                        self.recover(Failure::later(error)).await?;
+                    }
                     return Ok(Some(piece));
                 }
                 Ok(None) => {
@@ -107,15 +130,25 @@ impl BlobStream<'_> {
                     }
                     let detail = format!("{} ended after {} of {} bytes", self.digest, self.offset, self.size_bytes);
                     let error = network_error(&self.host(), detail);
-                    self.recover(Failure { error, again: Again::Later(None) }).await?;
+                    self.recover(Failure::later(error)).await?;
                 }
                 Err(error) => {
                     self.response = None;
-                    let error = network_error(&self.host(), chain(&error));
-                    self.recover(Failure { error, again: Again::Later(None) }).await?;
+                    let error = network_error(&self.host(), reason(&error));
+                    self.recover(Failure::later(error)).await?;
                 }
             }
         }
+    }
+
+    /// Whether a whole window passed with hardly a byte.
+    fn trickles(&mut self) -> bool {
+        let (since, from) = self.window;
+        if self.offset == self.size_bytes || since.elapsed() < self.registry.config.retry.idle_timeout {
+            return false;
+        }
+        self.window = (Instant::now(), self.offset);
+        self.offset - from < TRICKLE_BYTES
     }
 
     /// The host in use, for messages.
@@ -142,7 +175,7 @@ impl BlobStream<'_> {
             let answer = match &place {
                 Place::Registry(endpoint) => {
                     let path = format!("blobs/{}", self.digest);
-                    self.registry.once(endpoint, &Ask { method: Method::GET, path: &path, accept: None, range_from }).await
+                    self.registry.once(endpoint, &Ask { range_from, ..Ask::read(Method::GET, &path) }).await
                 }
                 Place::Foreign(url) => self.registry.foreign(url, range_from).await,
             };
@@ -157,6 +190,7 @@ impl BlobStream<'_> {
                         (None, _) => 0,
                     };
                     self.response = Some(response);
+                    self.window = (Instant::now(), self.offset);
                     return Ok(());
                 }
                 Err(failure) => self.recover(failure).await?,
@@ -167,6 +201,7 @@ impl BlobStream<'_> {
     /// After a failure: waits, or moves to the next place, or gives up.
     async fn recover(&mut self, failure: Failure) -> Result<(), RegistryError> {
         self.failures += 1;
+        self.failed_at = self.offset;
         let last = self.at + 1 == self.places.len();
         let attempts = self.registry.attempts(Patience::Full, !last);
         match failure.again {

@@ -12,7 +12,11 @@
 mod auth;
 mod blob;
 mod client;
+mod push;
+mod request;
 pub(crate) mod tls;
+mod token;
+pub(crate) mod transport;
 
 #[cfg(test)]
 pub(crate) mod tests;
@@ -23,6 +27,7 @@ use std::time::Duration;
 
 pub use blob::BlobStream;
 pub use client::{ManifestHead, Patience, RawManifest, Registry};
+pub use push::{Mount, PushBlob, Session};
 
 use crate::oci::{Reference, Sha256Digest};
 
@@ -35,7 +40,7 @@ pub struct RegistryConfig {
     pub ca: Vec<Vec<u8>>,
     /// Proxies.
     pub proxy: ProxyConfig,
-    /// Blobs fetched at once.
+    /// Blobs fetched, or pushed, at once from one host.
     pub concurrency: usize,
     /// How failures are met.
     pub retry: RetryPolicy,
@@ -58,6 +63,30 @@ pub struct RegistryHost {
     pub insecure: bool,
     /// Certificates (PEM) trusted for this host.
     pub ca: Vec<Vec<u8>>,
+    /// Certificates with which we show who we are.
+    pub client_certificates: Vec<ClientCertificate>,
+}
+
+impl RegistryHost {
+    /// Whether its TLS is set up by hand, so that it certainly speaks TLS.
+    pub(crate) fn has_certificates(&self) -> bool {
+        !self.ca.is_empty() || !self.client_certificates.is_empty()
+    }
+}
+
+/// A certificate and its key, both PEM.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientCertificate {
+    /// The certificate, and those that lead to its authority.
+    pub certificate: Vec<u8>,
+    /// The private key.
+    pub key: Vec<u8>,
+}
+
+impl fmt::Debug for ClientCertificate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientCertificate")
+    }
 }
 
 /// Proxies, as `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` would say it.
@@ -162,7 +191,7 @@ pub enum RegistryError {
     #[error("not found")]
     NotFound,
     /// Not without (other) credentials.
-    #[error("{host} refused access ({status}): {detail}; log in with `docker login {host}`, or check that the repository exists")]
+    #[error("{host} refused access ({status}): {detail}; log in with `docker login {host}`, or check that the repository exists and is open to you")]
     Denied {
         /// Which host.
         host: String,
@@ -214,6 +243,14 @@ pub enum RegistryError {
         what: String,
         /// What is allowed.
         limit_bytes: u64,
+    },
+    /// What was to be sent could not be read.
+    #[error("cannot read {what}: {detail}")]
+    Unreadable {
+        /// What.
+        what: String,
+        /// Why.
+        detail: String,
     },
     /// This machine's configuration does not work.
     #[error("cannot use registry {host}: {detail}")]

@@ -16,6 +16,7 @@ pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
     pub(crate) headers: HashMap<String, String>,
+    pub(crate) body: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -25,6 +26,8 @@ pub(crate) struct Reply {
     pub(crate) body: Vec<u8>,
     /// Bytes of the body after which the connection breaks, though all were announced.
     pub(crate) cut: Option<usize>,
+    /// Sends nothing of the body and keeps the connection.
+    pub(crate) stall: bool,
 }
 
 pub(crate) fn reply(status: u16, body: impl Into<Vec<u8>>) -> Reply {
@@ -91,11 +94,11 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Req
         let (method, path) = (first.next().unwrap_or_default().to_owned(), first.next().unwrap_or_default().to_owned());
         let headers: HashMap<String, String> =
             lines[1..].iter().filter_map(|line| line.split_once(':')).map(|(k, v)| (k.to_lowercase(), v.trim().to_owned())).collect();
-        if let Some(length) = headers.get("content-length").and_then(|text| text.parse().ok()) {
-            let mut body = vec![0; length];
-            stream.read_exact(&mut body).await.expect("body");
+        let mut body = vec![0; headers.get("content-length").map_or(0, |text| text.parse().expect("a number"))];
+        if stream.read_exact(&mut body).await.is_err() {
+            return;
         }
-        let request = Request { method, path, headers };
+        let request = Request { method, path, headers, body };
         let number = {
             let mut seen = seen.lock().expect("no panic");
             seen.push(request.clone());
@@ -107,6 +110,10 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Req
             head += &format!("{name}: {value}\r\n");
         }
         head += "\r\n";
+        if reply.stall {
+            drop(stream.write_all(head.as_bytes()).await);
+            return std::future::pending().await;
+        }
         let body = if request.method == "HEAD" { &[][..] } else { &reply.body[..reply.cut.unwrap_or(reply.body.len())] };
         if stream.write_all(head.as_bytes()).await.is_err() || stream.write_all(body).await.is_err() || reply.cut.is_some() {
             return;
@@ -119,11 +126,11 @@ pub(crate) fn config() -> RegistryConfig {
     RegistryConfig { retry, ..RegistryConfig::default() }
 }
 
-fn registry(config: RegistryConfig) -> Registry {
+pub(super) fn registry(config: RegistryConfig) -> Registry {
     Registry::new(config, Arc::new(NoCredentials))
 }
 
-fn reference(server: &Server) -> Reference {
+pub(super) fn reference(server: &Server) -> Reference {
     format!("{}/a/b:t", server.host).parse().expect("reference")
 }
 
@@ -138,7 +145,7 @@ fn descriptor(content: &[u8]) -> Descriptor {
     }
 }
 
-struct Passwords;
+pub(super) struct Passwords;
 
 impl CredentialProvider for Passwords {
     fn credentials(&self, _: &str) -> Result<Credentials, String> {
@@ -213,7 +220,7 @@ async fn fetch(registry: &Registry, reference: &Reference, content: &[u8]) -> Re
     registry.small_blob(reference, &descriptor(content), 1 << 20).await
 }
 
-fn content() -> Vec<u8> {
+pub(super) fn content() -> Vec<u8> {
     (0..100_000_u32).flat_map(u32::to_le_bytes).collect()
 }
 
@@ -325,4 +332,63 @@ fn f1_docker_hub_has_another_host() {
     {
         assert_eq!(is_loopback(host), local, "{host}");
     }
+}
+
+#[tokio::test]
+async fn a_mirror_that_sends_other_bytes_is_passed_over_for_configs_too() {
+    let origin = Server::start(|_, _| reply(200, content())).await;
+    let mirror = Server::start(|_, _| reply(200, vec![7; content().len()])).await;
+    let mut config = config();
+    config.registries.insert(origin.host.clone(), RegistryHost { mirrors: vec![mirror.host.clone()], ..RegistryHost::default() });
+    fetch(&registry(config), &reference(&origin), &content()).await.expect("from the registry");
+    assert_eq!((mirror.seen().len(), origin.seen().len()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_host_that_breaks_off_after_every_byte_is_given_up() {
+    let server = Server::start(|request, _| {
+        let content = content();
+        let from: usize = request.headers.get("range").map_or(0, |range| range["bytes=".len()..].trim_end_matches('-').parse().expect("a number"));
+        let range = format!("bytes {from}-{}/{}", content.len() - 1, content.len());
+        let answer = reply(if from > 0 { 206 } else { 200 }, &content[from..]).header("content-range", range);
+        Reply { cut: Some(1), ..answer }
+    })
+    .await;
+    let error = fetch(&registry(config()), &reference(&server), &content()).await.expect_err("given up");
+    assert!(matches!(error, RegistryError::Network { .. }), "{error}");
+    assert_eq!(server.seen().len(), 4);
+}
+
+#[tokio::test]
+async fn a_host_that_falls_silent_is_given_up() {
+    let mut config = config();
+    config.retry.idle_timeout = Duration::from_millis(40);
+    config.retry.attempts = 2;
+    let server = Server::start(|_, _| Reply { stall: true, ..reply(200, content()) }).await;
+    let error = fetch(&registry(config), &reference(&server), &content()).await.expect_err("given up");
+    assert!(error.to_string().contains("did not answer in time"), "{error}");
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn a_token_server_elsewhere_or_without_tls_is_not_asked() {
+    for realm in ["http://127.0.0.1:1/t", "http://169.254.169.254/t", "http://tokens.example/t", "file:///etc/passwd"] {
+        let base = reqwest::Url::parse("https://registry.example/v2/").expect("url");
+        let endpoint = Endpoint { host: "registry.example".into(), name: "registry.example".into(), repository: "a".into() };
+        let challenge = auth::Challenge::Bearer { realm: realm.into(), service: None, scope: None };
+        let Err(failure) = registry(config()).authorize(&endpoint, &base, &challenge, &["s".into()]).await else { panic!("{realm} was asked") };
+        assert!(matches!(failure.error, RegistryError::Config { .. }) && failure.error.to_string().contains("insecure = true"), "{}", failure.error);
+    }
+}
+
+#[tokio::test]
+async fn foreign_layers_are_fetched_from_the_public_web_only() {
+    let server = Server::start(|_, _| reply(200, content())).await;
+    let registry = registry(config());
+    for url in [format!("http://{}/x", server.host), "http://169.254.169.254/x".into(), "http://example.org/x".into(), "file:///etc/passwd".into()] {
+        let descriptor = Descriptor { urls: vec![url], ..descriptor(&content()) };
+        let error = registry.foreign_blob(&descriptor).next().await.expect_err("refused");
+        assert!(matches!(error, RegistryError::Config { .. }), "{error}");
+    }
+    assert_eq!(server.seen().len(), 0);
 }

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::ClientCertificate;
 use base64::Engine as _;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 /// A configuration that trusts nobody, for clients that speak plain http only: making it costs nothing.
@@ -13,21 +15,30 @@ pub(crate) fn nobody() -> Result<ClientConfig, String> {
     Ok(builder()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
-/// A configuration that trusts the public roots and `extra` (PEM).
-pub(crate) fn trusting(extra: impl Iterator<Item = impl AsRef<[u8]>>) -> Result<ClientConfig, String> {
+/// A configuration that trusts the public roots and `extra` (PEM), and shows `own` certificates to those who ask.
+pub(crate) fn trusting(extra: impl Iterator<Item = impl AsRef<[u8]>>, own: &[ClientCertificate]) -> Result<ClientConfig, String> {
     let mut roots = RootCertStore::empty();
     roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
     for pem in extra {
         // Bundles of real machines hold the odd certificate that webpki does not take; the others still count.
         let (_, _) = roots.add_parsable_certificates(certificates(pem.as_ref())?);
     }
-    Ok(builder()?.with_root_certificates(roots).with_no_client_auth())
+    showing(builder()?.with_root_certificates(roots), own)
 }
 
-/// A configuration that takes every certificate.
-pub(crate) fn anybody() -> Result<ClientConfig, String> {
+/// A configuration that takes every certificate, and shows `own` ones to those who ask.
+pub(crate) fn anybody(own: &[ClientCertificate]) -> Result<ClientConfig, String> {
     let provider = provider();
-    Ok(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(TakesAll(provider))).with_no_client_auth())
+    showing(builder()?.dangerous().with_custom_certificate_verifier(Arc::new(TakesAll(provider))), own)
+}
+
+fn showing(builder: rustls::ConfigBuilder<ClientConfig, rustls::client::WantsClientCert>, own: &[ClientCertificate]) -> Result<ClientConfig, String> {
+    // A server asks for one; which one of several it would take, it does not say in a way that is worth following.
+    let Some(own) = own.first() else { return Ok(builder.with_no_client_auth()) };
+    let chain = certificates(&own.certificate)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&own.key).map_err(|e| format!("the key of its client certificate cannot be read (PEM is expected): {e}"))?;
+    builder.with_client_auth_cert(chain, key).map_err(|e| format!("its client certificate cannot be used: {e}"))
 }
 
 fn provider() -> Arc<CryptoProvider> {

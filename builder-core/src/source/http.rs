@@ -9,7 +9,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::UNIX_EPOCH;
 
 use bytes::Bytes;
 use reqwest::header::{AUTHORIZATION, ETAG, HeaderMap, HeaderValue, IF_NONE_MATCH, LAST_MODIFIED};
@@ -23,7 +23,7 @@ use builder_snapshot::{Sha256Digest, TreePath};
 use super::remembered::{Remembered, remember};
 use crate::content::{Stack, StackLayer, Store};
 use crate::error::StepError;
-use crate::registry::{RegistryConfig, tls};
+use crate::registry::{RegistryConfig, tls, transport};
 use crate::secret::Secret;
 
 /// Most redirects followed.
@@ -96,9 +96,8 @@ impl HttpSources {
                     if !transient || attempt >= self.config.retry.attempts {
                         return Err(error);
                     }
-                    let wait = self.config.retry.first_wait.saturating_mul(1 << (attempt - 1).min(10)).min(self.config.retry.longest_wait);
                     tracing::info!(url = %shown, %error, "trying again");
-                    tokio::time::sleep(wait).await;
+                    tokio::time::sleep(transport::pause(&self.config.retry, attempt - 1, None)).await;
                     attempt += 1;
                 }
             }
@@ -127,7 +126,7 @@ impl HttpSources {
         }
         request.send().await.map_err(|error| {
             let transient = error.is_connect() || error.is_timeout() || error.is_request();
-            Failure { error: StepError::other(format!("cannot download {shown}: {}", chain(&error.without_url()))), transient }
+            Failure { error: StepError::other(format!("cannot download {shown}: {}", transport::reason(&error))), transient }
         })
     }
 
@@ -159,7 +158,7 @@ impl HttpSources {
             });
         }
         let tag = header(answer.headers(), &ETAG).map(str::to_owned);
-        let mtime = header(answer.headers(), &LAST_MODIFIED).and_then(http_date).unwrap_or_default();
+        let mtime = header(answer.headers(), &LAST_MODIFIED).and_then(timestamp).unwrap_or_default();
         let length = answer.content_length();
         let (sender, receiver) = mpsc::channel(PIECES_IN_FLIGHT);
         let store = Arc::clone(&self.store);
@@ -180,7 +179,7 @@ impl HttpSources {
                     break Some(format!("the connection ended after {received} of {} bytes", length.unwrap_or_default()));
                 }
                 Ok(None) => break None,
-                Err(error) => break Some(chain(&error.without_url())),
+                Err(error) => break Some(transport::reason(&error)),
             }
         };
         if let Some(detail) = broken {
@@ -201,32 +200,12 @@ impl HttpSources {
             return Ok(client.clone());
         }
         // A redirect may lead from http to https: both know the certificates; only a plain one that finds none goes without.
-        let tls = match tls::trusting(self.config.ca.iter()) {
+        let tls = match tls::trusting(self.config.ca.iter(), &[]) {
             Ok(tls) => tls,
             Err(_) if !secure => tls::nobody()?,
             Err(detail) => return Err(detail),
         };
-        let retry = &self.config.retry;
-        let mut builder = Client::builder()
-            .tls_backend_preconfigured(tls)
-            .redirect(reqwest::redirect::Policy::limited(MAX_REDIRECTS))
-            .retry(reqwest::retry::never())
-            .no_proxy()
-            .user_agent(concat!("rbuild/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(retry.connect_timeout)
-            .read_timeout(retry.idle_timeout);
-        let proxy = &self.config.proxy;
-        let no_proxy = || reqwest::NoProxy::from_string(&format!("localhost,127.0.0.0/8,::1,{}", proxy.no_proxy));
-        let given = |address: &Option<String>| address.clone().filter(|address| !address.is_empty());
-        // Addresses may hold passwords: the error must not repeat them.
-        let bad = |_| "its proxy's address is no URL".to_owned();
-        if let Some(address) = given(&proxy.http) {
-            builder = builder.proxy(reqwest::Proxy::http(address).map_err(bad)?.no_proxy(no_proxy()));
-        }
-        if let Some(address) = given(&proxy.https) {
-            builder = builder.proxy(reqwest::Proxy::https(address).map_err(bad)?.no_proxy(no_proxy()));
-        }
-        let client = builder.build().map_err(|error| chain(&error))?;
+        let client = transport::client(tls, &self.config, reqwest::redirect::Policy::limited(MAX_REDIRECTS))?;
         Ok(slot.get_or_init(|| client).clone())
     }
 }
@@ -328,10 +307,9 @@ fn header<'a>(headers: &'a HeaderMap, name: &reqwest::header::HeaderName) -> Opt
     headers.get(name)?.to_str().ok()
 }
 
-/// `Sun, 06 Nov 1994 08:49:37 GMT`.
-fn http_date(text: &str) -> Option<Timestamp> {
-    let time = jiff::fmt::rfc2822::DateTimeParser::new().parse_timestamp(text).ok()?;
-    let since: Duration = SystemTime::from(time).duration_since(UNIX_EPOCH).ok()?;
+/// A time of a server.
+fn timestamp(text: &str) -> Option<Timestamp> {
+    let since = transport::http_date(text)?.duration_since(UNIX_EPOCH).ok()?;
     Some(Timestamp { seconds: i64::try_from(since.as_secs()).ok()?, nanos: 0 })
 }
 
@@ -343,21 +321,6 @@ fn without_password(url: &Url) -> String {
         let _ = url.set_password(None);
     }
     url.to_string()
-}
-
-/// An error with all its reasons in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(reason) = cause {
-        let reason_text = reason.to_string();
-        if !text.contains(&reason_text) {
-            text.push_str(": ");
-            text.push_str(&reason_text);
-        }
-        cause = reason.source();
-    }
-    text
 }
 
 #[cfg(test)]

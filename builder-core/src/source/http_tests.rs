@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::sync::Mutex;
+use std::time::Duration;
 
 use super::super::stack::StackTree;
 use super::super::tree::{EntryNode, SourceTree};
