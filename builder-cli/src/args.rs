@@ -25,6 +25,8 @@ const EXAMPLES: &str = "\
 Examples:
   rbuild -t app .                              build the last stage, keep it as app
   rbuild --target test .                       build one stage and only what it needs
+  rbuild -t registry.example/app --push .      push it
+  rbuild -t app --load .                       load it into docker or podman
   rbuild -o type=oci,dest=app.tar .            write an OCI archive
   rbuild -o out .                              write the image's files into out/
   rbuild --secret id=token,src=token.txt .     lend a secret to RUN --mount=type=secret
@@ -154,13 +156,13 @@ pub(crate) struct BuildArgs {
     /// Name of the image
     #[arg(short, long, value_name = "NAME[:TAG]", help_heading = RESULT)]
     pub(crate) tag: Vec<String>,
-    /// Where results go: DIR, `-` (a tar), or type=oci|docker|local|tar|cacheonly[,dest=PATH][,KEY=VALUE…]
+    /// Where results go: DIR, `-` (a tar), or type=image|registry|oci|docker|local|tar|cacheonly[,dest=PATH][,KEY=VALUE…]; repeatable
     #[arg(short, long, value_name = "OUTPUT", help_heading = RESULT, allow_hyphen_values = true)]
     pub(crate) output: Vec<String>,
     /// A label of the image
     #[arg(long, value_name = "NAME=VALUE", help_heading = RESULT, allow_hyphen_values = true)]
     pub(crate) label: Vec<String>,
-    /// An annotation of the manifest
+    /// An annotation; LEVEL is manifest, manifest-descriptor, index or index-descriptor
     #[arg(long, value_name = "[LEVEL:]NAME=VALUE", help_heading = RESULT)]
     pub(crate) annotation: Vec<String>,
     /// Write the image's id to a file
@@ -175,10 +177,10 @@ pub(crate) struct BuildArgs {
     /// Same inputs, same digests: clamp times to SOURCE_DATE_EPOCH, else to the commit of the context, else to 1980-01-01
     #[arg(long, help_heading = RESULT)]
     pub(crate) reproducible: bool,
-    /// Push the result (not available yet; see the message for what to use instead)
+    /// Push the image to the registries that its names say: short for -o type=registry
     #[arg(long, help_heading = RESULT, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub(crate) push: Option<bool>,
-    /// Load the result into a container engine (not available yet; see the message for what to use instead)
+    /// Load the image into docker or podman: short for -o type=docker
     #[arg(long, help_heading = RESULT, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub(crate) load: Option<bool>,
 

@@ -3,11 +3,9 @@
 //! Read when a registry first asks, never before: a build that pulls nothing starts no helper. No value ever reaches a message.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 
 use builder_core::registry::{CredentialProvider, Credentials};
-use builder_snapshot::user_namespace::{self, Outside};
 use serde::Deserialize;
 
 use crate::environment::Environment;
@@ -55,10 +53,7 @@ struct HelperAnswer {
 #[derive(Debug)]
 pub(crate) struct DockerCredentials {
     files: Vec<PathBuf>,
-    /// Where helpers are looked for.
-    path: Option<OsString>,
-    /// Where helpers run when this process is in a user namespace: a keyring gives its user's secrets to that user only, not to a root of something.
-    outside: Option<Outside>,
+    environment: Environment,
 }
 
 /// The files that may hold credentials, the first that knows a host wins.
@@ -75,25 +70,39 @@ pub(crate) fn docker_config(environment: &Environment) -> DockerConfig {
 
 impl DockerCredentials {
     /// Will look where `environment` says.
-    pub(crate) fn new(environment: &Environment, outside: Option<Outside>) -> Self {
-        Self { files: files(environment), path: environment.get_os("PATH").map(Into::into), outside }
+    pub(crate) fn new(environment: &Environment) -> Self {
+        Self { files: files(environment), environment: environment.clone() }
     }
 
-    fn ask_helper(&self, helper: &str, server: &str) -> Result<Option<Credentials>, String> {
+    /// Asks a credential helper. `is_expected`: the file says that there are credentials, so that a helper that does not work is an error; else
+    /// it only cannot help.
+    fn ask_helper(&self, helper: &str, server: &str, is_expected: bool) -> Result<Option<Credentials>, String> {
         let program = format!("docker-credential-{helper}");
-        let failed = |what: &dyn std::fmt::Display| {
-            format!("credential helper {program} failed: {what}; log in again, or mend credsStore in Docker's config.json")
+        let failed = |what: String| {
+            if is_expected {
+                return Err(format!(
+                    "credential helper {program} failed: {what}; log in again, or mend credsStore or credHelpers in Docker's config.json"
+                ));
+            }
+            tracing::debug!(program, what, "a credential helper does not help");
+            Ok(None)
         };
-        let output = match &self.outside {
-            Some(outside) => outside.run(program.as_ref(), &["get".into()], server.as_bytes(), self.path.as_deref()),
-            None => user_namespace::run(program.as_ref(), &["get".into()], server.as_bytes(), self.path.as_deref()),
-        };
-        let output = output.map_err(|e| failed(&e))?;
-        if !output.success {
-            // "credentials not found" is the protocol's way of saying that it has none; what else helpers say differs by helper.
-            return Ok(None);
+        // A name with a slash would be a path, from a file that others may have written for us.
+        if helper.contains('/') {
+            return failed("its name is a path".to_owned());
         }
-        let answer: HelperAnswer = serde_json::from_slice(&output.stdout).map_err(|_| failed(&"its answer is not JSON"))?;
+        let output = match self.environment.run(program.as_ref(), &["get".into()], server.as_bytes()) {
+            Ok(output) => output,
+            Err(error) => return failed(error.to_string()),
+        };
+        if !output.success {
+            let said = String::from_utf8_lossy(if output.stdout.trim_ascii().is_empty() { &output.stderr } else { &output.stdout }).into_owned();
+            if NOT_FOUND.iter().any(|words| said.contains(words)) {
+                return Ok(None);
+            }
+            return failed(said.lines().next().unwrap_or("no reason given").chars().filter(|c| !c.is_control()).take(200).collect());
+        }
+        let Ok(answer) = serde_json::from_slice::<HelperAnswer>(&output.stdout) else { return failed("its answer is not JSON".to_owned()) };
         Ok(match answer.username.as_str() {
             "" => None,
             "<token>" => Some(Credentials::IdentityToken(answer.secret)),
@@ -102,24 +111,28 @@ impl DockerCredentials {
     }
 }
 
+/// How helpers say that they have no credentials for a host: the protocol's words, and what some say in their place.
+const NOT_FOUND: [&str; 2] = ["credentials not found", "no credentials server URL"];
+
 impl CredentialProvider for DockerCredentials {
     fn credentials(&self, host: &str) -> Result<Credentials, String> {
         for file in &self.files {
             let Ok(text) = std::fs::read(file) else { continue };
             let config: DockerConfig = serde_json::from_slice(&text).map_err(|e| format!("cannot read {}: {e}", file.display()))?;
             let server = if host == "docker.io" { DOCKER_HUB } else { host };
-            if let Some(helper) = config.cred_helpers.get(server).or_else(|| config.cred_helpers.get(host)).filter(|helper| !helper.is_empty())
-                && let Some(found) = self.ask_helper(helper, server)?
+            // A helper of the host's own takes the place of the general one, as in docker.
+            let own = config.cred_helpers.get(server).or_else(|| config.cred_helpers.get(host));
+            let is_listed = config.auths.keys().any(|key| names_host(key, host));
+            let (helper, is_expected) = own.map_or((&config.creds_store, is_listed), |own| (own, true));
+            if !helper.is_empty()
+                && let Some(found) = self.ask_helper(helper, server, is_expected)?
             {
                 return Ok(found);
             }
-            if !config.creds_store.is_empty()
-                && config.auths.keys().any(|key| names_host(key, host))
-                && let Some(found) = self.ask_helper(&config.creds_store, server)?
-            {
-                return Ok(found);
-            }
-            if let Some(found) = config.auths.iter().filter(|(key, _)| names_host(key, host)).find_map(|(_, auth)| from_auth(auth)) {
+            // The host's plain name counts most: an address with a path may be for something else on it.
+            let exact = config.auths.get_key_value(host).into_iter();
+            let others = config.auths.iter().filter(|(key, _)| *key != host && names_host(key, host));
+            if let Some(found) = exact.chain(others).find_map(|(_, auth)| from_auth(auth)) {
                 return Ok(found);
             }
         }
@@ -151,14 +164,63 @@ fn from_auth(auth: &Auth) -> Option<Credentials> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
     use super::*;
+
+    /// What looks into `dir` for the configuration and for helpers.
+    fn provider(dir: &Path) -> DockerCredentials {
+        let path = format!("{}:/usr/bin:/bin", dir.display());
+        DockerCredentials::new(&Environment::of("/", &[("DOCKER_CONFIG", &dir.display().to_string()), ("PATH", &path)]))
+    }
+
+    /// A helper that knows `r.example` and `t.example`.
+    fn helper(dir: &Path) {
+        let text = "#!/bin/sh\n[ $1 = get ] || exit 2\nread server\necho \"$server\" >> \"$0.asked\"\ncase $server in\n\
+            r.example) echo '{\"ServerURL\":\"r.example\",\"Username\":\"u\",\"Secret\":\"s\"}' ;;\n\
+            t.example) echo '{\"Username\":\"<token>\",\"Secret\":\"t\"}' ;;\n\
+            locked.example) echo 'the keyring is locked'; exit 1 ;;\n\
+            odd.example) echo nonsense ;;\n\
+            *) echo 'credentials not found in native keychain'; exit 1 ;;\nesac\n";
+        let path = dir.join("docker-credential-mine");
+        std::fs::write(&path, text).expect("write");
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).expect("ours");
+    }
+
+    #[test]
+    fn f2_helpers_are_asked_through_their_pipes() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        helper(dir.path());
+        let with = |text: &str| {
+            std::fs::write(dir.path().join("config.json"), text).expect("write");
+            provider(dir.path())
+        };
+        let password = Credentials::Password { username: "u".into(), password: "s".into() };
+        let store = with(r#"{"credsStore": "mine", "auths": {"locked.example": {}, "odd.example": {}}}"#);
+        assert!(store.credentials("r.example").expect("known") == password);
+        assert!(store.credentials("t.example").expect("known") == Credentials::IdentityToken("t".into()));
+        assert!(store.credentials("docker.io").expect("none") == Credentials::Anonymous);
+        for (host, words) in [("locked.example", "the keyring is locked"), ("odd.example", "not JSON")] {
+            let error = store.credentials(host).expect_err("does not work");
+            assert!(error.contains("docker-credential-mine") && error.contains(words), "{error}");
+        }
+        let asked = std::fs::read_to_string(dir.path().join("docker-credential-mine.asked")).expect("asked");
+        assert!(asked.contains(DOCKER_HUB), "{asked}");
+
+        let own = with(r#"{"credsStore": "missing", "credHelpers": {"r.example": "mine"}, "auths": {"x.example": {}}}"#);
+        assert!(own.credentials("r.example").expect("known") == password);
+        assert!(own.credentials("y.example").expect("nothing was promised") == Credentials::Anonymous);
+        assert!(own.credentials("x.example").expect_err("promised").contains("docker-credential-missing"));
+        assert!(with(r#"{"credHelpers": {"r.example": "../mine"}}"#).credentials("r.example").is_err());
+    }
 
     #[test]
     fn f2_credentials_by_host() {
         let dir = tempfile::tempdir().expect("temporary directory");
         let text = r#"{"auths": {"https://index.docker.io/v1/": {"auth": "dTpwOnE="}, "r.example:5000": {"identitytoken": "t"}}, "other": 1}"#;
         std::fs::write(dir.path().join("config.json"), text).expect("write");
-        let provider = DockerCredentials::new(&Environment::of("/", &[("DOCKER_CONFIG", &dir.path().display().to_string())]), None);
+        let provider = provider(dir.path());
         let password = Credentials::Password { username: "u".into(), password: "p:q".into() };
         assert!(provider.credentials("docker.io").expect("hub") == password);
         assert!(provider.credentials("r.example:5000").expect("own") == Credentials::IdentityToken("t".into()));

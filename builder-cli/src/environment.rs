@@ -5,7 +5,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
+use std::sync::Arc;
+
+use builder_snapshot::user_namespace::{self, Output, Outside};
 
 /// Environment variables and what else a process inherits.
 #[derive(Debug, Clone, Default)]
@@ -19,6 +23,8 @@ pub(crate) struct Environment {
     pub(crate) stderr_is_terminal: bool,
     /// Whether the process runs as root.
     pub(crate) is_root: bool,
+    /// Where programs of the user run when this process has entered a user namespace: they must find the user's own ids.
+    pub(crate) outside: Option<Arc<Outside>>,
 }
 
 impl Environment {
@@ -31,7 +37,28 @@ impl Environment {
             stdout_is_terminal: std::io::stdout().is_terminal(),
             stderr_is_terminal: std::io::stderr().is_terminal(),
             is_root: rustix::process::geteuid().is_root(),
+            outside: None,
         })
+    }
+
+    /// The same, with a place outside for programs of the user.
+    pub(crate) fn with_outside(&self, outside: Option<Outside>) -> Self {
+        Self { outside: outside.map(Arc::new), ..self.clone() }
+    }
+
+    /// Runs a program of the user to its end, with `input` on its standard input.
+    pub(crate) fn run(&self, program: &OsStr, args: &[OsString], input: &[u8]) -> std::io::Result<Output> {
+        let path = self.get_os("PATH");
+        match &self.outside {
+            Some(outside) => outside.run(program, args, input, path),
+            None => user_namespace::run(program, args, input, path),
+        }
+    }
+
+    /// The program of this name, searched as a shell does.
+    pub(crate) fn find_program(&self, name: &str) -> Option<PathBuf> {
+        let is_program = |path: &PathBuf| std::fs::metadata(path).is_ok_and(|there| there.is_file() && there.permissions().mode() & 0o111 != 0);
+        std::env::split_paths(self.get_os("PATH")?).map(|dir| dir.join(name)).find(is_program)
     }
 
     /// The value of `name` if it is set and not empty, as text.

@@ -14,6 +14,7 @@ mod base64;
 mod commands;
 mod config;
 mod credentials;
+mod engine;
 mod environment;
 mod exit_code;
 mod progress;

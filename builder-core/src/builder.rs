@@ -343,7 +343,7 @@ fn export_name(outputs: &[Output], named: bool) -> &'static str {
         OutputKind::Docker => "exporting to docker image format",
         OutputKind::Local => "exporting to client directory",
         OutputKind::Tar => "exporting to client tarball",
-        OutputKind::Kept => "exporting to image",
+        OutputKind::Image => "exporting to image",
         OutputKind::CacheOnly => "",
     });
     let first = kinds.into_iter().find(|name| !name.is_empty());

@@ -1,7 +1,9 @@
 //! What to build, said once and whole. Parsed by the caller; nothing below reads flags, environment or home directories.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::fmt;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::frontend::Frontend;
@@ -77,7 +79,7 @@ impl LocalContext {
 }
 
 /// Which paths of a context are left out. Implemented by frontends.
-pub trait IgnoreRules: std::fmt::Debug + Send + Sync {
+pub trait IgnoreRules: fmt::Debug + Send + Sync {
     /// Whether `path` (relative, slash-separated) is left out.
     fn is_ignored(&self, path: &[u8]) -> bool;
     /// Whether nothing below the ignored directory `path` can be re-included, so that it need not be walked.
@@ -128,6 +130,35 @@ pub struct Output {
     pub platform_split: Option<bool>,
     /// Clamp times whatever the request says (`rewrite-timestamp=true`).
     pub rewrite_timestamp: bool,
+    /// Whether and how an image is pushed.
+    pub push: Option<Push>,
+    /// Whether an image is kept in the store under its names.
+    pub store: bool,
+    /// Whether all layers of an image are unpacked in the store, as if a step had needed them.
+    pub unpack: bool,
+    /// Layers that their images do not let be passed on (foreign ones) stay references to where they are.
+    pub keep_foreign: bool,
+}
+
+/// How an image is pushed: to the registries that its names say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Push {
+    /// Under its digest only, with no tag.
+    pub by_digest: bool,
+    /// Plain http and unverified TLS will do.
+    pub insecure: bool,
+}
+
+/// Takes images into a container engine of this machine.
+pub trait EngineLoader: fmt::Debug + Send + Sync {
+    /// What the engine is called, for messages.
+    fn name(&self) -> String;
+
+    /// Gives the engine an archive, which `write` writes. A temporary file may be made in `tmp`. Blocks.
+    ///
+    /// # Errors
+    /// What the engine says, or what writing fails with.
+    fn load(&self, tmp: &Path, write: &mut dyn FnMut(&mut dyn Write) -> io::Result<()>) -> Result<(), String>;
 }
 
 impl Output {
@@ -144,6 +175,10 @@ impl Output {
             annotations: BTreeMap::new(),
             platform_split: None,
             rewrite_timestamp: false,
+            push: None,
+            store: true,
+            unpack: false,
+            keep_foreign: false,
         }
     }
 }
@@ -164,8 +199,8 @@ pub enum OutputKind {
     Tar,
     /// Nothing.
     CacheOnly,
-    /// The image stays in the store without a name: only its id is wanted (`--iidfile`, `-q`).
-    Kept,
+    /// An image in the store, under its names if it has some, and in registries if it is pushed. Without both only its id is wanted.
+    Image,
 }
 
 /// Where an output goes.
@@ -175,6 +210,8 @@ pub enum OutputDest {
     Path(PathBuf),
     /// Standard output.
     Stdout,
+    /// A container engine of this machine.
+    Engine(Arc<dyn EngineLoader>),
     /// Nowhere.
     None,
 }

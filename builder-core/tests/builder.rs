@@ -195,17 +195,7 @@ async fn what_a_power_failure_took_is_noticed_and_made_again() {
 #[tokio::test]
 async fn d1_a_directory_holds_what_was_copied() {
     let (root, context, out) = (tempfile::tempdir().expect("tempdir"), context(), tempfile::tempdir().expect("tempdir"));
-    let output = Output {
-        kind: OutputKind::Local,
-        dest: OutputDest::Path(out.path().to_path_buf()),
-        compression: builder_core::request::Compression::Uncompressed,
-        force_compression: false,
-        oci_mediatypes: true,
-        names: vec![],
-        annotations: BTreeMap::new(),
-        platform_split: None,
-        rewrite_timestamp: false,
-    };
+    let output = Output::new(OutputKind::Local, OutputDest::Path(out.path().to_path_buf()));
     build(root.path(), context.path(), two_copies(false), vec![output]).await.0.expect("built");
     assert_eq!(fs::read_to_string(out.path().join("b")).expect("b"), "two");
 }

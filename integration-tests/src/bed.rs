@@ -48,6 +48,14 @@ impl Bed {
         bed
     }
 
+    /// Writes the configuration that its builds read.
+    ///
+    /// # Panics
+    /// When it can't be written.
+    pub fn configure(&self, text: &str) {
+        std::fs::write(self.path("rbuild.toml"), text).expect("configuration");
+    }
+
     /// Its registry.
     ///
     /// # Panics

@@ -8,6 +8,7 @@ pub mod bed;
 pub mod fixtures;
 pub mod image;
 pub mod meeting;
+pub mod peers;
 pub mod registry;
 pub mod require;
 

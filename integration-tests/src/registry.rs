@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex};
 
-use crate::require;
+use crate::{peers, require};
 
 /// A running registry; ended when dropped.
 pub struct Registry {
@@ -21,10 +21,26 @@ impl Registry {
     /// When it can't be started.
     #[must_use]
     pub fn start(dir: &Path) -> Self {
+        Self::configured(dir, "")
+    }
+
+    /// Starts one that wants the password `pw` of the user `u`.
+    ///
+    /// # Panics
+    /// When it can't be started.
+    #[must_use]
+    pub fn with_password(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("registry's directory");
+        let users = dir.join("htpasswd");
+        std::fs::write(&users, "u:$2y$05$abcdefghijklmnopqrstuuHIrMEWpUCQe2YqFR3sXwQ75u4od..9q\n").expect("users");
+        Self::configured(dir, &format!("auth:\n  htpasswd: {{realm: tests, path: {}}}\n", users.display()))
+    }
+
+    fn configured(dir: &Path, more: &str) -> Self {
         std::fs::create_dir_all(dir).expect("registry's directory");
         let config = dir.join("config.yml");
         let text = format!(
-            "version: 0.1\nlog:\n  level: info\n  accesslog: {{disabled: false}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: 127.0.0.1:0\n",
+            "version: 0.1\nlog:\n  level: info\n  accesslog: {{disabled: false}}\nstorage:\n  filesystem: {{rootdirectory: {}}}\nhttp:\n  addr: 127.0.0.1:0\n{more}",
             dir.join("data").display()
         );
         std::fs::write(&config, text).expect("registry's configuration");
@@ -73,13 +89,13 @@ impl Registry {
     /// # Panics
     /// When skopeo fails.
     pub fn push(&self, layout: &Path, name: &str) {
-        let source = format!("oci:{}", layout.display());
-        let dest = format!("docker://{}/{name}", self.address);
-        let result = Command::new(require::tool("skopeo", "skopeo"))
-            .args(["--insecure-policy", "copy", "-q", "--dest-tls-verify=false", &source, &dest])
-            .output()
-            .expect("skopeo starts");
-        assert!(result.status.success(), "skopeo copy {source} {dest}: {}", String::from_utf8_lossy(&result.stderr));
+        peers::copy(&format!("oci:{}", layout.display()), &self.at(name));
+    }
+
+    /// `name` as skopeo and podman call it.
+    #[must_use]
+    pub fn at(&self, name: &str) -> String {
+        format!("docker://{}/{name}", self.address)
     }
 
     /// Where requests are counted from: pass it to [`Registry::requests_since`].

@@ -37,6 +37,7 @@ const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
     no_core_dumps();
     let palette = Palette::of(environment);
+    let environment = &environment.with_outside(entered.outside);
     let mut plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
     if let Ids::One { reason } = &entered.ids {
         plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {reason}"));
@@ -51,7 +52,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
     }
     let builder_config = BuilderConfig {
         registries: config::registries(global, environment)?,
-        credentials: Arc::new(DockerCredentials::new(environment, entered.outside)),
+        credentials: Arc::new(DockerCredentials::new(environment)),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         ..BuilderConfig::new(config::store_root(global, environment)?)
     };
@@ -96,6 +97,7 @@ async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrup
 
 async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
     let (quiet, kind, iidfile, metadata_file) = (plan.quiet, plan.progress, plan.iidfile.clone(), plan.metadata_file.clone());
+    let by_manifest = plan.id_is_manifest;
     let progress = Progress::start(kind, palette.clone());
     let sink = progress.sink();
     if let DockerfileSource::Text { name, .. } = &plan.options.dockerfile {
@@ -119,7 +121,7 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
     if matches!(kind, ProgressKind::Plain | ProgressKind::Tty) {
         say(&render::warnings(&warnings, palette));
     }
-    let id = image_id(&report);
+    let id = image_id(&report, by_manifest);
     if let (Some(path), Some(id)) = (&iidfile, &id) {
         std::fs::write(path, id).with_context(|| format!("cannot write --iidfile {}", path.display()))?;
     }
@@ -152,9 +154,9 @@ fn request(plan: BuildPlan) -> BuildRequest {
 }
 
 /// The digest of the config, as docker's image ids are; for several platforms, that of the index (`features.md` D9).
-fn image_id(report: &BuildReport) -> Option<String> {
+fn image_id(report: &BuildReport, by_manifest: bool) -> Option<String> {
     let only = match &report.images[..] {
-        [image] => image.config.or(image.manifest),
+        [image] if !by_manifest => image.config.or(image.manifest),
         _ => None,
     };
     only.or(report.digest).map(|digest| digest.to_string())

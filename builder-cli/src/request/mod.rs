@@ -21,6 +21,7 @@ use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, Outpu
 use builder_core::secret::Secret;
 use builder_frontend::compile::{FrontendOptions, NoCache};
 
+use self::output::Wanted;
 use crate::args::BuildArgs;
 use crate::environment::Environment;
 use crate::progress::ProgressKind;
@@ -62,6 +63,8 @@ pub(crate) struct BuildPlan {
     pub(crate) iidfile: Option<PathBuf>,
     /// `--metadata-file`, absolute.
     pub(crate) metadata_file: Option<PathBuf>,
+    /// Whether the image's id is its manifest's digest, not its config's.
+    pub(crate) id_is_manifest: bool,
     /// What was asked for and is not done.
     pub(crate) warnings: Vec<String>,
 }
@@ -88,14 +91,6 @@ pub(crate) enum CallFormat {
     Json,
 }
 
-/// Pushing is not there yet; what to do instead.
-const NO_PUSH: &str = "pushing is not available yet; write an archive with -o type=oci,dest=image.tar and push it with \
-     `skopeo copy oci-archive:image.tar docker://NAME`";
-
-/// Loading is not there yet; what to do instead.
-const NO_LOAD: &str = "loading into an engine is not available yet; write an archive with -o type=docker,dest=image.tar and run \
-     `docker load -i image.tar` or `podman load -i image.tar`";
-
 /// Checks and completes what was typed.
 pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn Read) -> Result<BuildPlan> {
     let context =
@@ -103,10 +98,11 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     refuse(args)?;
     let call = call(args)?;
     let tags = tags(&args.tag)?;
-    let mut outputs = output::all(&args.output, environment)?;
+    let wanted = Wanted { outputs: &args.output, push: args.push == Some(true), load: args.load == Some(true), tags: &args.tag };
+    let (mut outputs, id_is_manifest) = output::all(wanted, environment)?;
     let wants_id = args.iidfile.is_some() || args.quiet == Some(true);
     if wants_id && outputs.is_empty() && tags.is_empty() {
-        outputs.push(Output::new(OutputKind::Kept, OutputDest::None));
+        outputs.push(Output::new(OutputKind::Image, OutputDest::None));
     }
     let network = steps::network(args.network.as_deref())?;
     let allow = steps::rights(&args.allow, network)?;
@@ -114,6 +110,10 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     let annotations = annotation::all(&args.annotation)?;
     let progress = progress(args, environment)?;
     let (platforms, extra_hosts) = (platforms(args, environment)?, steps::hosts(&args.add_host)?);
+    let for_index = annotations.keys().chain(outputs.iter().flat_map(|output| output.annotations.keys())).find(|key| annotation::is_for_index(key));
+    if let Some(key) = for_index.filter(|_| platforms.len() < 2) {
+        bail!("annotation {key}: only images for several platforms have an index; give --platform several, or use the level manifest");
+    }
     let shm_size_bytes = args.shm_size.as_deref().map(|text| steps::size("--shm-size", text)).transpose()?;
     let ulimits = steps::ulimits(&args.ulimit)?;
     let inputs = context::find(context, args.file.as_deref(), &args.build_context, environment, stdin)?;
@@ -157,16 +157,12 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         annotations,
         iidfile: args.iidfile.as_ref().map(|path| environment.absolute(path)),
         metadata_file: args.metadata_file.as_ref().map(|path| environment.absolute(path)),
+        id_is_manifest,
     })
 }
 
 /// What is understood and not there yet.
 fn refuse(args: &BuildArgs) -> Result<()> {
-    if args.push == Some(true) {
-        ensure!(!args.tag.is_empty(), "pushing needs a name: give -t");
-        bail!(NO_PUSH);
-    }
-    ensure!(args.load != Some(true), NO_LOAD);
     ensure!(args.cache_to.iter().all(|cache| !cache.trim().is_empty()), "invalid --cache-to \"\": expected type=KIND,…");
     Ok(())
 }
@@ -331,8 +327,9 @@ mod tests {
     fn c1_1_usage_errors() {
         for (flags, words) in [
             ("--push", "needs a name"),
-            ("--push -t a", "skopeo copy"),
-            ("--load", "docker load"),
+            ("--load", "neither docker nor podman"),
+            ("--annotation index:a=b", "several platforms"),
+            ("--annotation nothing:a=b", "unknown level"),
             ("--network bridge", "unsupported network mode \"bridge\""),
             ("--progress fancy", "invalid --progress \"fancy\""),
             ("-t UPPER", "lower case"),

@@ -8,6 +8,7 @@ use builder_snapshot::toc::LayerId;
 use futures_util::future::join_all;
 
 use super::annotations::Annotations;
+use super::push::Pushing;
 use super::{ExportError, blocking};
 use crate::cache::LayerBlob;
 use crate::content::{Store, StoreError};
@@ -27,9 +28,22 @@ pub(super) struct Form {
     pub(super) force: bool,
     /// OCI media types, else Docker's.
     pub(super) oci: bool,
-    /// Whether blobs are wanted, or only what they are called.
-    pub(super) blobs: bool,
+    /// Which blobs are wanted.
+    pub(super) blobs: Blobs,
+    /// Foreign layers stay where they are.
+    pub(super) keep_foreign: bool,
     pub(super) annotations: Annotations,
+}
+
+/// Which blobs are wanted in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Blobs {
+    /// None: only what they are called.
+    None,
+    /// Those that have to be made. Others may be where they are wanted already.
+    Made,
+    /// All.
+    All,
 }
 
 /// One or several images, ready to be put down.
@@ -57,9 +71,9 @@ pub(super) struct OneImage {
 }
 
 /// A layer as a blob.
-struct Packed {
-    diff_id: DiffId,
-    blob: Descriptor,
+pub(super) struct Packed {
+    pub(super) diff_id: DiffId,
+    pub(super) blob: Descriptor,
     made_from: Option<(LayerId, TimePolicy)>,
 }
 
@@ -85,7 +99,8 @@ impl Documents {
             }
         };
         for image in &self.images {
-            for layer in &image.layers {
+            // What has addresses of its own is had from there.
+            for layer in image.layers.iter().filter(|layer| layer.urls.is_empty()) {
                 add(layer.digest, Blob::Stored(layer.size));
             }
             add(image.config.digest, Blob::Here(&image.config_bytes));
@@ -117,12 +132,13 @@ fn described(media_type: &str, bytes: &[u8]) -> Descriptor {
     }
 }
 
-/// Makes the blobs of all layers and the documents around them.
+/// Makes the blobs of all layers and the documents around them. Each layer is pushed as soon as its blob is there, if there is a `push`.
 pub(super) async fn make(
     form: &Form,
     images: &[FinalImage],
     store: &Arc<Store>,
     sources: &ImageSources,
+    push: Option<&Pushing<'_>>,
     progress: &dyn Progress,
 ) -> Result<Documents, ExportError> {
     if !form.oci && !form.annotations.is_empty() {
@@ -133,10 +149,9 @@ pub(super) async fn make(
         return Err(ExportError::Request("index annotations need an index, which only images for several platforms have".into()));
     }
     progress.status("exporting layers", 0, 0, false);
-    let mut made = Vec::with_capacity(images.len());
-    for image in images {
-        made.push(layers(form, image, store, sources, progress).await?);
-    }
+    let permits = tokio::sync::Semaphore::new(layer::threads());
+    let made = join_all(images.iter().map(|image| layers(form, image, store, sources, push, &permits, progress))).await;
+    let made = made.into_iter().collect::<Result<Vec<_>, _>>()?;
     progress.status("exporting layers", 0, 0, true);
     let mut all = Vec::with_capacity(images.len());
     for (image, layers) in images.iter().zip(made) {
@@ -187,6 +202,8 @@ async fn layers(
     image: &FinalImage,
     store: &Arc<Store>,
     sources: &ImageSources,
+    push: Option<&Pushing<'_>>,
+    permits: &tokio::sync::Semaphore,
     progress: &dyn Progress,
 ) -> Result<Vec<Packed>, ExportError> {
     // A base that was built here has its layers in the store: they are packed as this build's own, so its names need no blobs.
@@ -195,24 +212,33 @@ async fn layers(
         made.push(if layer.is_from_image() { sources.made_here(DiffId(layer.id.0))? } else { Some((layer.id, form.times)) });
     }
     let foreign: Vec<DiffId> = image.stack.layers.iter().zip(&made).filter(|(_, made)| made.is_none()).map(|(layer, _)| DiffId(layer.id.0)).collect();
-    let brought = if form.blobs { sources.ensure_blobs(&foreign, progress).await? } else { sources.claimed_blobs(&foreign)? };
+    let brought = match form.blobs {
+        Blobs::None => sources.claimed_blobs(&foreign)?,
+        Blobs::Made if !form.force => sources.described_blobs(&foreign, progress).await?,
+        Blobs::All if form.keep_foreign => brought_but_foreign(&foreign, sources, progress).await?,
+        Blobs::Made | Blobs::All => sources.ensure_blobs(&foreign, progress).await?,
+    };
     let mut brought = brought.into_iter();
-    // Each layer's pieces are compressed by several threads already; a few at once hide the waits of small ones.
-    let permits = tokio::sync::Semaphore::new(layer::threads());
+    let is_made = form.blobs != Blobs::None;
     let work = image.stack.layers.iter().zip(made).map(|(layer, made_from)| {
         let original = if made_from.is_none() { brought.next() } else { None };
-        let (permits, store, id) = (&permits, Arc::clone(store), layer.id);
+        let (store, id) = (Arc::clone(store), layer.id);
         async move {
-            // The semaphore is never closed.
-            let _permit = permits.acquire().await.ok();
+            // Each layer's pieces are compressed by several threads already; a few at once hide the waits of small ones. The semaphore is never
+            // closed.
+            let permit = permits.acquire().await.ok();
             let compression = form.compression;
             let (blob, packing) = match (made_from, original) {
-                (Some((id, times)), _) if form.blobs => {
+                (Some((id, times)), _) if is_made => {
                     let made = blocking(move || Ok(layer::layer_blob(&store, id, times, compression, layer::threads())?)).await?;
                     (made, layer::packing(compression))
                 }
                 (Some((id, times)), _) => (blocking(move || Ok(layer::layer_name(&store, id, times)?)).await?, Packing::Plain),
-                (None, Some(original)) if form.force && form.blobs => {
+                (None, Some(original)) if form.keep_foreign && media::is_foreign(&original.media_type) => {
+                    let urls = sources.foreign_urls(DiffId(id.0), &original.digest)?;
+                    return Ok(Packed { diff_id: DiffId(id.0), blob: Descriptor { urls, ..original }, made_from: None });
+                }
+                (None, Some(original)) if form.force && is_made => {
                     let diff_id = DiffId(id.0);
                     let made = blocking(move || Ok(layer::recompressed(&store, diff_id, &original.digest, compression, layer::threads())?));
                     (made.await?, layer::packing(compression))
@@ -227,8 +253,22 @@ async fn layers(
             let media_type = packing.layer_media_type(form.oci).to_owned();
             let LayerBlob { diff_id, digest, size } = blob;
             let blob = Descriptor { media_type, digest, size, urls: Vec::new(), annotations: BTreeMap::new(), platform: None };
-            Ok::<_, ExportError>(Packed { diff_id, blob, made_from })
+            let packed = Packed { diff_id, blob, made_from };
+            drop(permit);
+            if let Some(push) = push {
+                push.layer(&packed).await?;
+            }
+            Ok::<_, ExportError>(packed)
         }
     });
     join_all(work.collect::<Vec<_>>()).await.into_iter().collect()
+}
+
+/// The blobs of layers, with those of foreign layers left where they are.
+async fn brought_but_foreign(layers: &[DiffId], sources: &ImageSources, progress: &dyn Progress) -> Result<Vec<Descriptor>, ExportError> {
+    let claimed = sources.described_blobs(layers, progress).await?;
+    let stay = |blob: &Descriptor| media::is_foreign(&blob.media_type);
+    let wanted: Vec<DiffId> = layers.iter().zip(&claimed).filter(|(_, blob)| !stay(blob)).map(|(layer, _)| *layer).collect();
+    let mut brought = sources.ensure_blobs(&wanted, progress).await?.into_iter();
+    Ok(claimed.into_iter().filter_map(|blob| if stay(&blob) { Some(blob) } else { brought.next() }).collect())
 }

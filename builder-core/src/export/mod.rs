@@ -1,6 +1,7 @@
-//! Results to where they are wanted: OCI layouts, docker archives, directories, tars, names in the store.
+//! Results to where they are wanted: OCI layouts, docker archives, engines, registries, directories, tars, names in the store.
 //!
-//! [`documents`] makes blobs, configs and manifests; [`layout`] and [`archive`] put them down; [`rootfs`] writes file trees.
+//! [`documents`] makes blobs, configs and manifests; [`layout`] and [`archive`] put them down, [`push`] sends them away; [`rootfs`] writes
+//! file trees.
 //!
 //! # Invariants
 //! - Same image, same request, same bytes: entries are ordered, times in documents are the image's own.
@@ -11,6 +12,7 @@ mod annotations;
 mod archive;
 mod documents;
 mod layout;
+mod push;
 mod rootfs;
 mod tree;
 
@@ -35,7 +37,8 @@ use crate::oci::{Reference, Sha256Digest};
 use crate::request::{BuiltImage, Compression, Output, OutputDest, OutputKind, Timestamps};
 use crate::source::image::{ImageSources, Progress, SourceError, made_here_location};
 
-use documents::{Documents, Form};
+use documents::{Blobs, Documents, Form};
+use push::Pushing;
 
 /// What is wanted.
 #[derive(Debug)]
@@ -87,6 +90,24 @@ pub enum ExportError {
         /// What is there, and what to do.
         reason: String,
     },
+    /// An image could not be pushed.
+    #[error("cannot push {reference}: {what}: {reason}")]
+    Push {
+        /// Under which name.
+        reference: String,
+        /// What of it.
+        what: String,
+        /// Why not, and what to do.
+        reason: String,
+    },
+    /// A container engine did not take an image.
+    #[error("cannot load the image into {engine}: {reason}")]
+    Load {
+        /// Which engine.
+        engine: String,
+        /// What it says.
+        reason: String,
+    },
     /// Standard output fails.
     #[error("cannot write to standard output: {0}")]
     Stdout(#[source] io::Error),
@@ -135,39 +156,77 @@ pub async fn export(
     let mut named = false;
     for output in request.outputs {
         let times = time_policy(request, output);
+        let names = if output.names.is_empty() { request.tags } else { &output.names };
         match output.kind {
-            OutputKind::CacheOnly | OutputKind::Kept => {}
+            OutputKind::CacheOnly => {}
             OutputKind::Local => rootfs::local(output, images, epoch_of(times), store, sources, progress).await?,
             OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), store, sources, progress).await?,
             OutputKind::Oci { .. } | OutputKind::Docker => {
-                let form = Form {
-                    times,
-                    compression: output.compression,
-                    force: output.force_compression,
-                    oci: output.oci_mediatypes,
-                    blobs: true,
-                    annotations: annotations::parse(request.annotations.iter().chain(&output.annotations))?,
-                };
-                let documents = documents::make(&form, images, store, sources, progress).await?;
-                let names = if output.names.is_empty() { request.tags } else { &output.names };
+                let form = form_of(request, output, Blobs::All)?;
+                let documents = documents::make(&form, images, store, sources, None, progress).await?;
                 write_image(output, &documents, names, images, store, progress).await?;
                 name(&documents, request.tags, store)?;
                 named = true;
                 tell(&mut exported, &documents, names);
             }
+            OutputKind::Image => {
+                let documents = match output.push {
+                    Some(push) => {
+                        let form = form_of(request, output, Blobs::Made)?;
+                        let pushing = Pushing::new(push, names, sources, store, progress);
+                        let documents = documents::make(&form, images, store, sources, Some(&pushing), progress).await?;
+                        pushing.documents(&documents).await?;
+                        documents
+                    }
+                    None => documents::make(&unpacked_form(request)?, images, store, sources, None, progress).await?,
+                };
+                if output.unpack {
+                    for image in images {
+                        sources.ensure_layers(&image.stack, progress).await?;
+                    }
+                }
+                if output.store {
+                    documents.keep(store)?;
+                    name(&documents, names, store)?;
+                    named = true;
+                }
+                tell(&mut exported, &documents, names);
+            }
         }
     }
-    let is_kept = !request.tags.is_empty() || request.outputs.iter().any(|output| output.kind == OutputKind::Kept);
-    if !named && is_kept {
-        let times = default_times(request, request.source_date_epoch);
-        let annotations = annotations::parse(request.annotations.iter())?;
-        let form = Form { times, compression: Compression::Uncompressed, force: false, oci: true, blobs: false, annotations };
-        let documents = documents::make(&form, images, store, sources, progress).await?;
-        documents.keep(store)?;
+    let is_elsewhere = request.outputs.iter().any(|output| output.kind == OutputKind::Image && !output.store);
+    if !named && !request.tags.is_empty() && !is_elsewhere {
+        let documents = documents::make(&unpacked_form(request)?, images, store, sources, None, progress).await?;
         name(&documents, request.tags, store)?;
         tell(&mut exported, &documents, request.tags);
     }
     Ok(exported)
+}
+
+/// In which form an output has its images.
+fn form_of(request: &ExportRequest<'_>, output: &Output, blobs: Blobs) -> Result<Form, ExportError> {
+    Ok(Form {
+        times: time_policy(request, output),
+        compression: output.compression,
+        force: output.force_compression,
+        oci: output.oci_mediatypes,
+        blobs,
+        keep_foreign: output.keep_foreign,
+        annotations: annotations::parse(request.annotations.iter().chain(&output.annotations))?,
+    })
+}
+
+/// The form of images that stay in the store: nothing is packed for them.
+fn unpacked_form(request: &ExportRequest<'_>) -> Result<Form, ExportError> {
+    Ok(Form {
+        times: default_times(request, request.source_date_epoch),
+        compression: Compression::Uncompressed,
+        force: false,
+        oci: true,
+        blobs: Blobs::None,
+        keep_foreign: false,
+        annotations: annotations::parse(request.annotations.iter())?,
+    })
 }
 
 fn check(request: &ExportRequest<'_>, images: &[FinalImage]) -> Result<(), ExportError> {
@@ -180,9 +239,15 @@ fn check(request: &ExportRequest<'_>, images: &[FinalImage]) -> Result<(), Expor
         if output.kind == OutputKind::Docker && images.len() > 1 {
             return refuse("a docker archive holds one platform: use type=oci, or choose one with --platform");
         }
-        let needs_place = !matches!(output.kind, OutputKind::CacheOnly | OutputKind::Kept);
+        if output.push.is_some() && output.names.is_empty() && request.tags.is_empty() {
+            return refuse("pushing needs a name: give it a tag");
+        }
+        let needs_place = !matches!(output.kind, OutputKind::CacheOnly | OutputKind::Image);
         if needs_place && matches!(output.dest, OutputDest::None) {
             return refuse("an output has no destination: give it one with dest=");
+        }
+        if output.kind != OutputKind::Docker && matches!(output.dest, OutputDest::Engine(_)) {
+            return refuse("an engine takes docker archives only: use type=docker");
         }
         let is_directory = matches!(output.kind, OutputKind::Local | OutputKind::Oci { tar: false });
         if is_directory && matches!(output.dest, OutputDest::Stdout) {
@@ -226,17 +291,49 @@ async fn write_image(
     let docker = (output.kind == OutputKind::Docker).then(|| layout::docker_manifest(documents, names));
     let (store, documents, dest) = (Arc::clone(store), documents.clone(), output.dest.clone());
     let as_directory = matches!(output.kind, OutputKind::Oci { tar: false });
-    let label = if as_directory { "copying files" } else { "sending tarball" };
-    progress.status(label, 0, 0, false);
+    let label = match &output.dest {
+        OutputDest::Engine(engine) => format!("importing to {}", engine.name()),
+        _ if as_directory => "copying files".to_owned(),
+        _ => "sending tarball".to_owned(),
+    };
+    progress.status(&label, 0, 0, false);
     blocking(move || match dest {
         OutputDest::Path(path) if as_directory => layout::write_directory(&path, &documents, entries, &store),
         OutputDest::Path(path) => write_file(&path, |out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
         OutputDest::Stdout => write_stdout(|out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
+        OutputDest::Engine(engine) => {
+            let mut failure = None;
+            let mut write = |out: &mut dyn Write| {
+                let written = layout::write_tar(out, &documents, &entries, docker.as_deref(), &store);
+                written.map_err(|error| {
+                    let kind = error_kind(&error);
+                    failure = Some(error);
+                    io::Error::from(kind)
+                })
+            };
+            let loaded = engine.load(store.tmp_dir()?, &mut write);
+            match (loaded, failure) {
+                // That the engine no longer listens is explained by the engine.
+                (Err(reason), None) => Err(ExportError::Load { engine: engine.name(), reason }),
+                (Err(reason), Some(error)) if error_kind(&error) == io::ErrorKind::BrokenPipe => {
+                    Err(ExportError::Load { engine: engine.name(), reason })
+                }
+                (_, Some(error)) => Err(error),
+                (Ok(()), None) => Ok(()),
+            }
+        }
         OutputDest::None => Ok(()),
     })
     .await?;
-    progress.status(label, 0, 0, true);
+    progress.status(&label, 0, 0, true);
     Ok(())
+}
+
+fn error_kind(error: &ExportError) -> io::ErrorKind {
+    match error {
+        ExportError::Io { source, .. } => source.kind(),
+        _ => io::ErrorKind::Other,
+    }
 }
 
 /// Keeps the image in the store under its names.

@@ -82,7 +82,8 @@ pub(super) async fn tar(
     blocking(move || match dest {
         OutputDest::Path(path) => write_file(&path, |out| write_trees(&trees, split, out)),
         OutputDest::Stdout => write_stdout(|out| write_trees(&trees, split, out)),
-        OutputDest::None => Ok(()),
+        // Neither takes a file tree: `check` has refused them.
+        OutputDest::Engine(_) | OutputDest::None => Ok(()),
     })
     .await?;
     progress.status("sending tarball", 0, 0, true);

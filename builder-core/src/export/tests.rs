@@ -143,17 +143,7 @@ impl Bench {
     }
 
     fn output(&self, kind: OutputKind, name: &str) -> Output {
-        Output {
-            kind,
-            dest: OutputDest::Path(self.out(name)),
-            compression: Compression::Gzip { level: None },
-            force_compression: false,
-            oci_mediatypes: true,
-            names: Vec::new(),
-            annotations: BTreeMap::new(),
-            platform_split: None,
-            rewrite_timestamp: false,
-        }
+        Output::new(kind, OutputDest::Path(self.out(name)))
     }
 }
 

@@ -55,6 +55,12 @@ pub fn is_layer(media_type: &str) -> bool {
     )
 }
 
+/// Whether `media_type` is that of a layer that its image does not let be passed on.
+#[must_use]
+pub fn is_foreign(media_type: &str) -> bool {
+    is_layer(media_type) && (media_type.contains(".nondistributable.") || media_type.contains(".foreign."))
+}
+
 /// How a layer's tar is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Packing {

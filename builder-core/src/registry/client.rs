@@ -94,6 +94,16 @@ impl Registry {
         }
     }
 
+    /// The same for hosts of which TLS is not demanded, whatever the configuration says.
+    #[must_use]
+    pub(crate) fn relaxed<'a>(&self, hosts: impl Iterator<Item = &'a str>) -> Self {
+        let mut config = self.config.clone();
+        for host in hosts {
+            config.registries.entry(host.to_owned()).or_default().insecure = true;
+        }
+        Self::new(config, Arc::clone(&self.credentials))
+    }
+
     /// What manifest the tag or digest of `reference` stands for now.
     ///
     /// # Errors
@@ -201,6 +211,11 @@ impl Registry {
     /// Whether anything but the registry itself may answer for `reference`.
     pub(crate) fn has_mirrors(&self, reference: &Reference) -> bool {
         endpoints(&self.config, reference).len() > 1
+    }
+
+    /// Under which names `domain` may have what the repository of `reference` has: as the registry itself, or as a mirror of it.
+    pub(crate) fn paths_at(&self, reference: &Reference, domain: &str) -> Vec<String> {
+        endpoints(&self.config, reference).into_iter().rev().filter(|place| place.name == domain).map(|place| place.repository).collect()
     }
 
     /// Where to ask for `reference`, without mirrors that are known to be down.

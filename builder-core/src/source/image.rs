@@ -66,7 +66,7 @@ pub enum SourceError {
 /// Resolves and brings images.
 #[derive(Debug)]
 pub struct ImageSources {
-    pub(super) registry: Registry,
+    pub(crate) registry: Registry,
     pub(super) store: Arc<Store>,
     /// What tags were found to stand for in this build.
     tags: tokio::sync::Mutex<HashMap<Reference, RawManifest>>,
@@ -253,7 +253,7 @@ impl ImageSources {
     fn remember(&self, place: &Place<'_>, top: &RawManifest, manifest: &Manifest, diff_ids: &[DiffId]) -> Result<(), StoreError> {
         let blobs = self.store.blobs();
         let location = match place {
-            Place::Registry(reference) => format!("{}/{}", reference.domain, reference.path),
+            Place::Registry(reference) => registry_location(reference),
             Place::Layout(layout) => {
                 // A layout may go away before the build that uses its manifest is repeated.
                 blobs.put(&top.bytes)?;
@@ -310,6 +310,17 @@ impl ImageSources {
 pub(super) const LAYOUT_PREFIX: &str = "oci-layout:";
 /// Begins the location of blobs at an address of their own.
 pub(super) const FOREIGN_PREFIX: &str = "url:";
+/// The location of blobs in a repository of a registry.
+pub(crate) fn registry_location(repository: &Reference) -> String {
+    format!("{}/{}", repository.domain, repository.path)
+}
+
+/// Reads what [`registry_location`] wrote.
+pub(crate) fn repository_of(location: &str) -> Option<Reference> {
+    let is_other = [LAYOUT_PREFIX, FOREIGN_PREFIX, STORE_PREFIX].iter().any(|prefix| location.starts_with(prefix));
+    if is_other { None } else { location.parse().ok() }
+}
+
 /// Begins the location of layers that rbuild made: the store itself can make their blobs again.
 const STORE_PREFIX: &str = "store:";
 

@@ -27,11 +27,11 @@ use futures_util::future::join_all;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of, made_here_of};
+use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of, made_here_of, repository_of};
 use crate::cache::{BlobOrigin, Key, LayerBlob, LayerForm};
 use crate::content::{BlobWriter, Stack, StackLayer, Store, StoreError};
 use crate::layer::{Unpacked, layer_blob};
-use crate::oci::{ChainId, Descriptor, DiffId, Reference, Sha256Digest, media};
+use crate::oci::{ChainId, Descriptor, DiffId, Sha256Digest, media};
 use crate::registry::{BlobStream, RegistryError};
 use crate::request::Compression;
 use crate::source::oci_layout::Layout;
@@ -185,6 +185,30 @@ impl ImageSources {
         layers.iter().map(claimed).collect()
     }
 
+    /// What the blobs of layers are called, for putting them where they may be already. Brings those about which images disagree: only the
+    /// bytes tell who is right.
+    ///
+    /// # Errors
+    /// As [`ImageSources::ensure_blobs`].
+    pub(crate) async fn described_blobs(&self, layers: &[DiffId], progress: &dyn Progress) -> Result<Vec<Descriptor>, SourceError> {
+        let mut disputed = Vec::new();
+        for &layer in layers {
+            let origins = self.store.db().blob_origins(layer)?;
+            if self.verified_blob(layer)?.is_none() && origins.windows(2).any(|pair| pair[0].digest != pair[1].digest) {
+                disputed.push(layer);
+            }
+        }
+        self.bring_blobs(&disputed, progress).await?;
+        self.claimed_blobs(layers)
+    }
+
+    /// Where a foreign layer's blob can be had, as its image says.
+    pub(crate) fn foreign_urls(&self, layer: DiffId, blob: &Sha256Digest) -> Result<Vec<String>, SourceError> {
+        let origins = self.store.db().blob_origins(layer)?;
+        let of_blob = origins.iter().filter(|origin| origin.digest == *blob);
+        Ok(of_blob.filter_map(|origin| origin.location.strip_prefix(FOREIGN_PREFIX).map(str::to_owned)).collect())
+    }
+
     /// The blob that is known to hold `layer`.
     fn verified_blob(&self, layer: DiffId) -> Result<Option<Descriptor>, SourceError> {
         let id = builder_snapshot::toc::LayerId(layer.0);
@@ -260,7 +284,8 @@ impl ImageSources {
             let stream = self.registry.foreign_blob(&descriptor_of(origin));
             return self.download(layer, origin, stream, wish, progress).await;
         }
-        let reference: Reference = origin.location.parse().map_err(|e| Failure::Source(format!("{e}")))?;
+        let unknown = || Failure::Source(format!("{} is no place that this version knows", origin.location));
+        let reference = repository_of(&origin.location).ok_or_else(unknown)?;
         let blob = descriptor_of(origin);
         match self.download(layer, origin, self.registry.blob(&reference, &blob, false), wish.clone(), progress).await {
             // A mirror may have sent it.
