@@ -9,16 +9,18 @@
 //! - With `synchronous=NORMAL` a power failure can lose the last transactions, never mix them up.
 //! - Closing neither checkpoints nor syncs: a command ends when its work ends. The log is folded in every thousand pages instead.
 
-use std::fs;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Mutex;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use builder_snapshot::Sha256Digest;
 use builder_snapshot::layer::TimePolicy;
 use builder_snapshot::toc::LayerId;
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, OpenFlags, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 
 use super::record::{Key, KeyFields, Record};
 use crate::content::{StoreError, lock};
@@ -30,6 +32,9 @@ const SCHEMA_VERSION: i64 = 1;
 
 /// How long a writer waits for another. Transactions here take well below a millisecond; only a stopped process holds one longer.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Pause between two tries to make a new database, which takes milliseconds.
+const NEW_RETRY: Duration = Duration::from_millis(2);
 
 const SCHEMA: &str = "
 CREATE TABLE objects(digest BLOB NOT NULL, kind INTEGER NOT NULL, boot BLOB, at INTEGER NOT NULL, PRIMARY KEY(digest, kind)) WITHOUT ROWID;
@@ -419,6 +424,13 @@ impl Db {
         work(open).map_err(failed(action))
     }
 
+    /// Held by the one process that makes the tables. A file of its own: nothing but SQLite may open the database.
+    fn lock_new(&self) -> io::Result<File> {
+        let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(self.path.with_extension("new"))?;
+        lock.lock()?;
+        Ok(lock)
+    }
+
     fn connect(&self) -> rusqlite::Result<Open> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut connection = Connection::open_with_flags(&self.path, flags)?;
@@ -427,13 +439,8 @@ impl Db {
         connection.execute_batch("PRAGMA synchronous = NORMAL; PRAGMA temp_store = MEMORY; PRAGMA cache_size = -2048;")?;
         let version = |connection: &Connection| connection.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0));
         if version(&connection)? == 0 {
-            connection.execute_batch("PRAGMA journal_mode = WAL;")?;
-            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-            // Another process may have made the tables while this one waited.
-            if version(&transaction)? == 0 {
-                transaction.execute_batch(SCHEMA)?;
-            }
-            transaction.commit()?;
+            let _alone = self.lock_new().map_err(|error| cannot_lock(&error))?;
+            make_tables(&mut connection)?;
         }
         if version(&connection)? != SCHEMA_VERSION {
             return Err(rusqlite::Error::SqliteFailure(
@@ -444,6 +451,32 @@ impl Db {
         connection.set_prepared_statement_cache_capacity(32);
         Ok(Open { connection, boot: boot_id() })
     }
+}
+
+/// Makes an empty database into one of ours. Only one process at a time does this.
+fn make_tables(connection: &mut Connection) -> rusqlite::Result<()> {
+    let began = Instant::now();
+    // SQLite does not wait here, for fear of two that wait for each other; those who only look at the version are gone in a moment.
+    while let Err(error) = connection.execute_batch("PRAGMA journal_mode = WAL;") {
+        let is_busy = matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked));
+        if !is_busy || began.elapsed() > BUSY_TIMEOUT {
+            return Err(error);
+        }
+        std::thread::sleep(NEW_RETRY);
+    }
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    // Another process may have made the tables while this one waited.
+    if transaction.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0))? == 0 {
+        transaction.execute_batch(SCHEMA)?;
+    }
+    transaction.commit()
+}
+
+fn cannot_lock(error: &io::Error) -> rusqlite::Error {
+    rusqlite::Error::SqliteFailure(
+        rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CANTOPEN),
+        Some(format!("cannot lock it while it is new: {error}")),
+    )
 }
 
 fn put_object(db: &Connection, boot: &[u8; 16], kind: ObjectKind, digest: &Sha256Digest) -> rusqlite::Result<()> {
@@ -501,6 +534,26 @@ mod tests {
         assert_eq!(one.record(&keys).expect("read"), Some((0, record("b"))));
         one.forget(&keys[0]).expect("forget");
         assert_eq!(two.record(&keys).expect("read"), Some((1, record("a"))));
+    }
+
+    #[test]
+    fn many_may_make_a_new_database_at_once() {
+        for _ in 0..20 {
+            let dir = tempfile::tempdir().expect("tempdir");
+            let meeting = std::sync::Barrier::new(8);
+            std::thread::scope(|scope| {
+                for number in 0..8 {
+                    let (dir, meeting) = (&dir, &meeting);
+                    scope.spawn(move || {
+                        let db = db(dir);
+                        meeting.wait();
+                        db.add_object(ObjectKind::Blob, &digest(&format!("{number}"))).expect("add");
+                    });
+                }
+            });
+            let db = db(&dir);
+            assert!((0..8).all(|number| db.object(ObjectKind::Blob, &digest(&format!("{number}"))).expect("read").is_some()));
+        }
     }
 
     #[test]

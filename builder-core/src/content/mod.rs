@@ -6,7 +6,7 @@
 //! <root>/v1/mounts/…               cache mounts (chains of layers)
 //! <root>/v1/logs/…                 complete logs of steps
 //! <root>/v1/contexts/…             stat indexes of local contexts
-//! <root>/v1/db                     the database: records, images, what is durable
+//! <root>/v1/db                     the database: records, images, what is durable (`db.new`: held while its tables are made)
 //! <root>/v1/ids                    which user ids its files are made with
 //! <root>/v1/locks/…                byte ranges that stand for keys
 //! <root>/v1/tmp/<process>/         whatever is not committed yet; swept when its process is gone
