@@ -112,6 +112,8 @@ impl Builder {
         let outcome = build.run().await;
         if outcome.is_err() {
             build.tasks.cancel_the_rest();
+            // What was begun on threads and is not waited for any more has been told to stop.
+            build.sources.threads.ended().await;
         }
         outcome
     }

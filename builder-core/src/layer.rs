@@ -17,8 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use builder_snapshot::layer::{self, TimePolicy};
+use builder_snapshot::stop::Stoppable;
 use builder_snapshot::toc::LayerId;
-use builder_snapshot::{Hasher, LayerError, Sha256Digest};
+use builder_snapshot::{Hasher, LayerError, Sha256Digest, StopSignal};
 use flate2::{Compress, Crc, FlushCompress, Status};
 
 use crate::cache::{LayerBlob, LayerForm};
@@ -62,7 +63,14 @@ pub enum LayerBlobError {
 ///
 /// # Errors
 /// A layer that is not as listed, a full disk.
-pub fn layer_blob(store: &Store, id: LayerId, times: TimePolicy, compression: Compression, threads: usize) -> Result<LayerBlob, LayerBlobError> {
+pub fn layer_blob(
+    store: &Store,
+    id: LayerId,
+    times: TimePolicy,
+    compression: Compression,
+    threads: usize,
+    stop: &StopSignal,
+) -> Result<LayerBlob, LayerBlobError> {
     let form = LayerForm { times, compression, writer: WRITER };
     if let Some(known) = store.db().layer_blob(id, &form)?
         && store.blobs().has(&known.digest)
@@ -71,9 +79,9 @@ pub fn layer_blob(store: &Store, id: LayerId, times: TimePolicy, compression: Co
     }
     let toc = store.read_toc(id)?;
     let mut blob = store.blobs().writer()?;
-    let mut writer = Compressor::new(compression, threads, &mut blob);
+    let mut writer = Stoppable::new(Compressor::new(compression, threads, &mut blob), stop.clone());
     layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
-    let diff_id = writer.finish()?;
+    let diff_id = writer.into_inner().finish()?;
     let (digest, size) = blob.finish(None)?;
     let made = LayerBlob { diff_id, digest, size };
     store.db().put_layer_blob(id, &form, &made)?;
@@ -91,16 +99,16 @@ fn forget_if_damaged(store: &Store, id: LayerId, error: &LayerError) {
 ///
 /// # Errors
 /// As [`layer_blob`].
-pub fn layer_name(store: &Store, id: LayerId, times: TimePolicy) -> Result<LayerBlob, LayerBlobError> {
+pub fn layer_name(store: &Store, id: LayerId, times: TimePolicy, stop: &StopSignal) -> Result<LayerBlob, LayerBlobError> {
     let form = LayerForm { times, compression: Compression::Uncompressed, writer: WRITER };
     if let Some(known) = store.db().layer_blob(id, &form)? {
         return Ok(known);
     }
     let toc = store.read_toc(id)?;
     let mut out = Counter(0);
-    let mut writer = Compressor::new(Compression::Uncompressed, 1, &mut out);
+    let mut writer = Stoppable::new(Compressor::new(Compression::Uncompressed, 1, &mut out), stop.clone());
     layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
-    let diff_id = writer.finish()?;
+    let diff_id = writer.into_inner().finish()?;
     let named = LayerBlob { diff_id, digest: diff_id.0, size: out.0 };
     store.db().put_layer_blob(id, &form, &named)?;
     Ok(named)
@@ -116,6 +124,7 @@ pub fn recompressed(
     digest: &Sha256Digest,
     compression: Compression,
     threads: usize,
+    stop: &StopSignal,
 ) -> Result<LayerBlob, LayerBlobError> {
     let form = LayerForm { times: TimePolicy::Keep, compression, writer: WRITER };
     let id = LayerId(layer.0);
@@ -125,7 +134,7 @@ pub fn recompressed(
         return Ok(known);
     }
     let mut packed = BufReader::with_capacity(64 * 1024, store.blobs().open(digest)?);
-    let mut tar = Unpacked::new(&mut packed)?;
+    let mut tar = Stoppable::new(Unpacked::new(&mut packed)?, stop.clone());
     let mut blob = store.blobs().writer()?;
     let mut writer = Compressor::new(compression, threads, &mut blob);
     io::copy(&mut tar, &mut writer)?;

@@ -27,6 +27,10 @@ pub mod secret;
 pub mod cache;
 pub mod content;
 
+// How blocking work is done and files are written.
+pub mod threads;
+mod whole_file;
+
 // Bringing bytes in.
 pub mod registry;
 pub mod source;

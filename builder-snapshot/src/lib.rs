@@ -25,6 +25,7 @@ pub mod exec;
 pub mod layer;
 pub mod root;
 pub mod snapshot;
+pub mod stop;
 pub mod tree;
 pub mod user_namespace;
 
@@ -33,4 +34,5 @@ mod error;
 pub use digest::{Hasher, Sha256Digest};
 pub use error::{LayerError, SnapshotError};
 pub use path::{PathError, TreePath};
+pub use stop::StopSignal;
 pub use user_namespace::enter_user_namespace;

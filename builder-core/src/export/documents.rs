@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use builder_snapshot::StopSignal;
 use builder_snapshot::layer::TimePolicy;
 use builder_snapshot::toc::LayerId;
 use futures_util::future::join_all;
@@ -230,18 +231,20 @@ async fn layers(
             let compression = form.compression;
             let (blob, packing) = match (made_from, original) {
                 (Some((id, times)), _) if is_made => {
-                    let made = blocking(move || Ok(layer::layer_blob(&store, id, times, compression, layer::threads())?)).await?;
+                    let make = move |stop: &StopSignal| Ok(layer::layer_blob(&store, id, times, compression, layer::threads(), stop)?);
+                    let made = blocking(sources, make).await?;
                     (made, layer::packing(compression))
                 }
-                (Some((id, times)), _) => (blocking(move || Ok(layer::layer_name(&store, id, times)?)).await?, Packing::Plain),
+                (Some((id, times)), _) => (blocking(sources, move |stop| Ok(layer::layer_name(&store, id, times, stop)?)).await?, Packing::Plain),
                 (None, Some(original)) if form.keep_foreign && media::is_foreign(&original.media_type) => {
                     let urls = sources.foreign_urls(DiffId(id.0), &original.digest)?;
                     return Ok(Packed { diff_id: DiffId(id.0), blob: Descriptor { urls, ..original }, made_from: None });
                 }
                 (None, Some(original)) if form.force && is_made => {
                     let diff_id = DiffId(id.0);
-                    let made = blocking(move || Ok(layer::recompressed(&store, diff_id, &original.digest, compression, layer::threads())?));
-                    (made.await?, layer::packing(compression))
+                    let make =
+                        move |stop: &StopSignal| Ok(layer::recompressed(&store, diff_id, &original.digest, compression, layer::threads(), stop)?);
+                    (blocking(sources, make).await?, layer::packing(compression))
                 }
                 (None, Some(original)) => {
                     // The type in the original manifest may be Docker's or OCI's; what it says about packing is kept.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::Path;
 
+use builder_snapshot::StopSignal;
 use serde_json::json;
 
 use super::archive::Archive;
@@ -86,7 +87,13 @@ pub(super) fn write_tar(
 }
 
 /// Writes a layout directory, or adds to one: other names' entries stay. `index.json` comes last, so what it lists is always there.
-pub(super) fn write_directory(path: &Path, documents: &Documents, entries: Vec<Descriptor>, store: &Store) -> Result<(), ExportError> {
+pub(super) fn write_directory(
+    path: &Path,
+    documents: &Documents,
+    entries: Vec<Descriptor>,
+    store: &Store,
+    stop: &StopSignal,
+) -> Result<(), ExportError> {
     let blobs = path.join("blobs/sha256");
     fs::create_dir_all(&blobs).map_err(ExportError::io("make directory", &blobs))?;
     for (digest, blob) in documents.blobs() {
@@ -98,7 +105,7 @@ pub(super) fn write_directory(path: &Path, documents: &Documents, entries: Vec<D
         if fs::metadata(&dest).is_ok_and(|there| there.is_file() && there.len() == size) {
             continue;
         }
-        write_file(&dest, |out| {
+        write_file(&dest, stop, |out| {
             let copied = match blob {
                 Blob::Here(bytes) => out.write_all(bytes),
                 Blob::Stored(_) => io::copy(&mut store.blobs().open_verified(&digest)?, out).map(drop),
@@ -107,10 +114,10 @@ pub(super) fn write_directory(path: &Path, documents: &Documents, entries: Vec<D
         })?;
     }
     let file = path.join("oci-layout");
-    write_file(&file, |out| out.write_all(LAYOUT_VERSION).map_err(ExportError::io("write", &file)))?;
+    write_file(&file, stop, |out| out.write_all(LAYOUT_VERSION).map_err(ExportError::io("write", &file)))?;
     let file = path.join("index.json");
     let index = index_json(merged(&file, entries));
-    write_file(&file, |out| out.write_all(&index).map_err(ExportError::io("write", &file)))
+    write_file(&file, stop, |out| out.write_all(&index).map_err(ExportError::io("write", &file)))
 }
 
 /// What a layout lists already, without what the new entries replace.

@@ -6,7 +6,7 @@
 //! # Invariants
 //! - Same image, same request, same bytes: entries are ordered, times in documents are the image's own.
 //! - Layers of images from elsewhere keep their blobs unless `force_compression` asks otherwise; their times are never touched.
-//! - A file that is being written has another name until it is whole.
+//! - A file is at its place whole or not at all.
 
 mod annotations;
 mod archive;
@@ -22,11 +22,13 @@ mod tests;
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use builder_snapshot::layer::TimePolicy;
-use builder_snapshot::{LayerError, SnapshotError};
+use builder_snapshot::stop::Stoppable;
+use builder_snapshot::{LayerError, SnapshotError, StopSignal};
 use serde_json::json;
 
 use crate::cache::{BlobOrigin, ImageEntry};
@@ -36,9 +38,13 @@ use crate::layer::LayerBlobError;
 use crate::oci::{Reference, Sha256Digest};
 use crate::request::{BuiltImage, Compression, Output, OutputDest, OutputKind, Timestamps};
 use crate::source::image::{ImageSources, Progress, SourceError, made_here_location};
+use crate::whole_file::WholeFile;
 
 use documents::{Blobs, Documents, Form};
 use push::Pushing;
+
+/// How much is collected before it is written.
+const BUFFER_BYTES: usize = 128 * 1024;
 
 /// What is wanted.
 #[derive(Debug)]
@@ -164,7 +170,7 @@ pub async fn export(
             OutputKind::Oci { .. } | OutputKind::Docker => {
                 let form = form_of(request, output, Blobs::All)?;
                 let documents = documents::make(&form, images, store, sources, None, progress).await?;
-                write_image(output, &documents, names, images, store, progress).await?;
+                write_image(output, &documents, names, images, store, sources, progress).await?;
                 name(&documents, request.tags, store)?;
                 named = true;
                 tell(&mut exported, &documents, names);
@@ -284,6 +290,7 @@ async fn write_image(
     names: &[Reference],
     images: &[FinalImage],
     store: &Arc<Store>,
+    sources: &ImageSources,
     progress: &dyn Progress,
 ) -> Result<(), ExportError> {
     let created = images.iter().filter_map(|image| image.document.created.clone()).max();
@@ -297,13 +304,14 @@ async fn write_image(
         _ => "sending tarball".to_owned(),
     };
     progress.status(&label, 0, 0, false);
-    blocking(move || match dest {
-        OutputDest::Path(path) if as_directory => layout::write_directory(&path, &documents, entries, &store),
-        OutputDest::Path(path) => write_file(&path, |out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
-        OutputDest::Stdout => write_stdout(|out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
+    blocking(sources, move |stop| match dest {
+        OutputDest::Path(path) if as_directory => layout::write_directory(&path, &documents, entries, &store, stop),
+        OutputDest::Path(path) => write_file(&path, stop, |out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
+        OutputDest::Stdout => write_stdout(stop, |out| layout::write_tar(out, &documents, &entries, docker.as_deref(), &store)),
         OutputDest::Engine(engine) => {
             let mut failure = None;
             let mut write = |out: &mut dyn Write| {
+                let out = &mut Stoppable::new(out, stop.clone());
                 let written = layout::write_tar(out, &documents, &entries, docker.as_deref(), &store);
                 written.map_err(|error| {
                     let kind = error_kind(&error);
@@ -381,20 +389,23 @@ fn tell(exported: &mut Exported, documents: &Documents, names: &[Reference]) {
     }
 }
 
-/// Runs blocking work on a thread for it.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, ExportError> + Send + 'static) -> Result<T, ExportError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or_else(|e| Err(ExportError::Internal(e.to_string())))
+/// Runs blocking work on a thread for it, which ends soon if this future is dropped.
+async fn blocking<T: Send + 'static>(
+    sources: &ImageSources,
+    work: impl FnOnce(&StopSignal) -> Result<T, ExportError> + Send + 'static,
+) -> Result<T, ExportError> {
+    sources.threads.run(move |stop| work(&stop)).await.unwrap_or_else(|e| Err(ExportError::Internal(e.to_string())))
 }
 
-/// Writes a file under another name first, so that a broken export leaves what was there. Pipes and devices are written to directly.
-fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
+/// Writes a file that is at `path` whole or not at all, so that a broken export leaves what was there. Pipes and devices are written to directly.
+fn write_file(path: &Path, stop: &StopSignal, write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
     match fs::metadata(path) {
         Ok(there) if there.is_dir() => {
             return Err(ExportError::InTheWay { path: path.to_path_buf(), reason: "it is a directory: name a file in it".into() });
         }
         Ok(there) if !there.is_file() => {
             let file = OpenOptions::new().write(true).open(path).map_err(ExportError::io("open", path))?;
-            let mut out = BufWriter::with_capacity(128 * 1024, file);
+            let mut out = BufWriter::with_capacity(BUFFER_BYTES, Stoppable::new(file, stop.clone()));
             write(&mut out)?;
             return out.flush().map_err(ExportError::io("write", path));
         }
@@ -404,27 +415,27 @@ fn write_file(path: &Path, write: impl FnOnce(&mut dyn Write) -> Result<(), Expo
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_path_buf());
     let parent = real.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(parent).map_err(ExportError::io("make directory", parent))?;
-    let name = real.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let partial = Partial(parent.join(format!(".{name}.{}.part", std::process::id())));
-    let file = File::create(&partial.0).map_err(ExportError::io("make", &partial.0))?;
-    let mut out = BufWriter::with_capacity(128 * 1024, file);
+    let dir = File::open(parent).map_err(ExportError::io("open directory", parent))?;
+    let name = real.file_name().unwrap_or_default();
+    let new = WholeFile::create(dir.as_fd(), name, 0o666).map_err(ExportError::io("make", &real))?;
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, Stoppable::new(new.file(), stop.clone()));
     write(&mut out)?;
-    out.flush().map_err(ExportError::io("write", &partial.0))?;
-    fs::rename(&partial.0, &real).map_err(ExportError::io("rename a file to", &real))
+    out.flush().map_err(ExportError::io("write", &real))?;
+    // What was buffered is written; dropping a buffer that was not would write it.
+    drop(out);
+    new.publish(name).map_err(ExportError::io("put the finished file at", &real))
 }
 
-/// A file that is not whole yet; removed unless it was renamed.
-struct Partial(PathBuf);
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        // After the rename there is nothing here any more.
-        drop(fs::remove_file(&self.0));
-    }
+/// Writes a small file that is at `path` whole or not at all, as outputs are.
+///
+/// # Errors
+/// A place that cannot be written to.
+pub fn write_small_file(path: &Path, bytes: &[u8]) -> Result<(), ExportError> {
+    write_file(path, &StopSignal::default(), |out| out.write_all(bytes).map_err(ExportError::io("write", path)))
 }
 
-fn write_stdout(write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
-    let mut out = BufWriter::with_capacity(128 * 1024, io::stdout().lock());
+fn write_stdout(stop: &StopSignal, write: impl FnOnce(&mut dyn Write) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    let mut out = BufWriter::with_capacity(BUFFER_BYTES, Stoppable::new(io::stdout().lock(), stop.clone()));
     write(&mut out)?;
     out.flush().map_err(ExportError::Stdout)
 }

@@ -5,16 +5,18 @@
 //!   the destination already may be hostile (an earlier image's links), and so may the image.
 //! - A directory of the user is never removed.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use builder_snapshot::TreePath;
 use builder_snapshot::layer::{self, TimePolicy};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, TocEntry};
+use builder_snapshot::{StopSignal, TreePath};
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, Timespec, Timestamps};
 use rustix::io::Errno;
 
@@ -25,6 +27,7 @@ use crate::image::FinalImage;
 use crate::oci::Platform;
 use crate::request::{Output, OutputDest};
 use crate::source::image::{ImageSources, Progress};
+use crate::whole_file::WholeFile;
 
 /// Writes each image's tree into a directory.
 pub(super) async fn local(
@@ -43,7 +46,7 @@ pub(super) async fn local(
     }
     progress.status("copying files", 0, 0, false);
     let dest = dest.clone();
-    let written = blocking(move || {
+    let written = blocking(sources, move |stop| {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&dest).map_err(ExportError::io("make directory", &dest))?;
         let mut bytes = 0;
         for (platform, tree) in &trees {
@@ -54,7 +57,7 @@ pub(super) async fn local(
                     _ => {}
                 }
             }
-            bytes += Writer::open(&dest)?.write(tree)?;
+            bytes += Writer::open(&dest, stop)?.write(tree)?;
         }
         Ok(bytes)
     })
@@ -79,9 +82,9 @@ pub(super) async fn tar(
     }
     progress.status("sending tarball", 0, 0, false);
     let dest = output.dest.clone();
-    blocking(move || match dest {
-        OutputDest::Path(path) => write_file(&path, |out| write_trees(&trees, split, out)),
-        OutputDest::Stdout => write_stdout(|out| write_trees(&trees, split, out)),
+    blocking(sources, move |stop| match dest {
+        OutputDest::Path(path) => write_file(&path, stop, |out| write_trees(&trees, split, out)),
+        OutputDest::Stdout => write_stdout(stop, |out| write_trees(&trees, split, out)),
         // Neither takes a file tree: `check` has refused them.
         OutputDest::Engine(_) | OutputDest::None => Ok(()),
     })
@@ -89,6 +92,9 @@ pub(super) async fn tar(
     progress.status("sending tarball", 0, 0, true);
     Ok(())
 }
+
+/// How much of a file is copied before it is asked whether the rest is wanted.
+const COPY_BYTES: u64 = 16 << 20;
 
 type Trees = Vec<(Platform, ImageTree)>;
 
@@ -103,7 +109,7 @@ async fn trees(
     for image in images {
         let dirs = sources.ensure_layers(&image.stack, progress).await?;
         let (store, stack) = (Arc::clone(store), image.stack.clone());
-        let tree = blocking(move || {
+        let tree = blocking(sources, move |_| {
             let mut tree = ImageTree::open(&stack, &dirs, &store)?;
             if let Some(seconds) = epoch {
                 for entry in &mut tree.toc.entries {
@@ -167,13 +173,14 @@ struct Writer {
     root: OwnedFd,
     /// Directories from the root down to where the last entry was.
     stack: Vec<(TreePath, OwnedFd)>,
+    stop: StopSignal,
 }
 
 impl Writer {
-    fn open(path: &Path) -> Result<Self, ExportError> {
+    fn open(path: &Path, stop: &StopSignal) -> Result<Self, ExportError> {
         let flags = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(CWD, path, flags, Mode::empty()).map_err(|e| ExportError::io("open directory", path)(e.into()))?;
-        Ok(Self { path: path.to_path_buf(), root, stack: Vec::new() })
+        Ok(Self { path: path.to_path_buf(), root, stack: Vec::new(), stop: stop.clone() })
     }
 
     fn failed(&self, action: &'static str, path: &TreePath) -> impl FnOnce(Errno) -> ExportError {
@@ -243,15 +250,16 @@ impl Writer {
         }
         match &entry.node {
             Node::File { size, .. } => {
-                let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                let mut to = File::from(rustix::fs::openat(&parent, name, flags, Mode::from_raw_mode(0o600)).map_err(failed("make"))?);
-                let mut from = tree.open_file(&entry.path).map_err(ExportError::io("open the layer's file of", &shown))?;
-                let copied = io::copy(&mut from, &mut to).map_err(ExportError::io("write", &shown))?;
+                let name = OsStr::from_bytes(name);
+                let to = WholeFile::create(parent.as_fd(), name, 0o600).map_err(ExportError::io("make", &shown))?;
+                let from = tree.open_file(&entry.path).map_err(ExportError::io("open the layer's file of", &shown))?;
+                let copied = copy(&from, to.file(), &self.stop).map_err(ExportError::io("write", &shown))?;
                 if copied != *size {
                     return Err(ExportError::Internal(format!("{shown:?} has {copied} bytes, its layer's table says {size}")));
                 }
-                rustix::fs::fchmod(&to, Mode::from_raw_mode(entry.meta.mode)).map_err(failed("change the mode of"))?;
-                rustix::fs::futimens(&to, &times(&entry.meta)).map_err(failed("set the time of"))?;
+                rustix::fs::fchmod(to.file(), Mode::from_raw_mode(entry.meta.mode)).map_err(failed("change the mode of"))?;
+                rustix::fs::futimens(to.file(), &times(&entry.meta)).map_err(failed("set the time of"))?;
+                to.publish(name).map_err(ExportError::io("put the finished file at", &shown))?;
                 return Ok(copied);
             }
             Node::Hardlink { target } => self.hard_link(target, parent.as_fd(), &entry.path, name)?,
@@ -300,6 +308,18 @@ impl Writer {
         let dir = rustix::fs::openat(&parent, &name[..], flags, Mode::empty()).map_err(self.failed("open directory", &entry.path))?;
         rustix::fs::fchmod(&dir, Mode::from_raw_mode(entry.meta.mode)).map_err(self.failed("change the mode of", &entry.path))?;
         rustix::fs::futimens(&dir, &times(&entry.meta)).map_err(self.failed("set the time of", &entry.path))
+    }
+}
+
+/// Copies a file by pieces, so that it can be stopped; the kernel does the copying.
+fn copy(mut from: &File, mut to: &File, stop: &StopSignal) -> io::Result<u64> {
+    let mut size = 0;
+    loop {
+        stop.check()?;
+        match io::copy(&mut (&mut from).take(COPY_BYTES), &mut to)? {
+            0 => return Ok(size),
+            copied => size += copied,
+        }
     }
 }
 

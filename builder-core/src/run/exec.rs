@@ -301,7 +301,8 @@ impl Execution<'_> {
         let MountKind::Cache { id, sharing, from, source, read_only, mode, uid, gid } = &mount.kind else {
             return Err(StepError::other("a mount that is no cache was prepared as one"));
         };
-        let caches = CacheMounts::open(self.store.mounts_dir()).map_err(text)?;
+        let tmp = self.store.tmp_dir().map_err(text)?;
+        let caches = CacheMounts::open(self.store.mounts_dir(), tmp).map_err(text)?;
         let lowers = from.map(|input| self.inputs[input].clone()).unwrap_or_default();
         // Another owner, mode or origin is another directory (`features.md` A8.5).
         let identity = format!("{id}\n{mode:o} {uid} {gid}\n{}\n{lowers:?}", source.display());

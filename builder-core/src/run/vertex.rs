@@ -11,8 +11,10 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, Once, OnceLock};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
+use builder_snapshot::StopSignal;
+use builder_snapshot::cache_mount::CacheMounts;
 use builder_snapshot::exec::Cancel;
 use builder_snapshot::exec::stubs::StubDirs;
 use builder_snapshot::snapshot::CommittedLayer;
@@ -43,6 +45,9 @@ const PARALLEL_LOOKUPS: usize = 4;
 /// Age of what a later build makes durable, in seconds: kernels write back by themselves within half a minute, so that by then the sync has
 /// little to do.
 const SETTLE_AFTER_SECONDS: i64 = 600;
+
+/// The same for cache mounts, which a crash would empty: a day's builds should not be lost with the power.
+const SETTLE_CACHES_AFTER: Duration = Duration::from_secs(60);
 
 /// What a vertex leaves.
 #[derive(Debug, Clone)]
@@ -183,6 +188,9 @@ impl Vertices {
                 if let Err(error) = store.settle(SETTLE_AFTER_SECONDS) {
                     tracing::debug!(%error, "cannot settle the store");
                 }
+                if let Err(error) = settle_caches(&store) {
+                    tracing::debug!(%error, "cannot settle cache mounts");
+                }
             });
             *lock(&self.settling) = Some(settled);
         });
@@ -237,7 +245,7 @@ impl Vertices {
         self.task_of[vertex.0 as usize]
     }
 
-    fn look_up_source(&self, vertex: VertexId, source: &SourceOp) -> Answer<LookUp<Self>> {
+    fn look_up_source(&self, vertex: VertexId, source: &SourceOp, cancel: &CancellationToken) -> Answer<LookUp<Self>> {
         let hit = |tree| Answer::Now(LookUp::Hit(VertexValue { tree, created: SystemTime::UNIX_EPOCH }));
         match source {
             SourceOp::Image { diff_ids, .. } => {
@@ -249,7 +257,7 @@ impl Vertices {
             }
             SourceOp::Local { name } => {
                 self.tasks.start(self.task(vertex));
-                match self.local(name) {
+                match self.local(name, cancel) {
                     Ok(tree) => hit(TreeValue::Local(tree)),
                     Err(cause) => Answer::Now(LookUp::Failed(cause.into())),
                 }
@@ -258,13 +266,13 @@ impl Vertices {
         }
     }
 
-    fn local(&self, name: &str) -> Result<Arc<LocalTree>, StepError> {
+    fn local(&self, name: &str, cancel: &CancellationToken) -> Result<Arc<LocalTree>, StepError> {
         let mut locals = lock(&self.locals);
         if let Some(tree) = locals.get(name) {
             return Ok(Arc::clone(tree));
         }
         let context = self.contexts.get(name).ok_or_else(|| StepError::other(format!("there is no build context named {name:?}")))?;
-        let tree = Arc::new(LocalTree::open(context, &self.store)?);
+        let tree = Arc::new(LocalTree::open(context, &self.store)?.stop_when(stop_of(cancel)));
         locals.insert(name.to_owned(), Arc::clone(&tree));
         Ok(tree)
     }
@@ -324,6 +332,8 @@ impl Vertices {
         match self.try_parts(vertex, inputs, &mut keys).await {
             Ok(Some(record)) => LookUp::Hit(value_of(record)),
             Ok(None) => LookUp::Miss { key: keys.last().map(|(key, _)| *key), plan: RunPlan { keys } },
+            // What goes wrong because everything is being stopped is no failure of this vertex.
+            Err(_) if cancel.is_cancelled() => LookUp::Stopped,
             Err(failure) => LookUp::Failed(failure),
         }
     }
@@ -497,12 +507,12 @@ impl Vertices {
             if op.base { inputs.first().ok_or_else(|| failure("a file operation lacks its base"))?.stack()?.clone() } else { Stack::default() };
         let Some(dirs) = self.dirs_unless_cancelled(&inputs, cancel).await? else { return Ok(Run::Stopped) };
         self.tasks.start(self.task(vertex));
-        let (this, keys) = (Arc::clone(self), keys.to_vec());
+        let (this, keys, stop) = (Arc::clone(self), keys.to_vec(), stop_of(cancel));
         self.runs
             .run(move || {
                 let Op::File(op) = &this.graph.vertex(vertex).op else { return Err(failure("internal fault: the vertex is no file operation")) };
                 let layer_dirs = |stack: &Stack| dirs.get(stack).cloned().unwrap_or_else(|| this.store.stack_dirs(stack));
-                let layer = file::execute(op, &inputs, &layer_dirs, &this.store)?;
+                let layer = file::execute(op, &inputs, &layer_dirs, &this.store, stop)?;
                 this.file(vertex, &base, layer, None, &keys).map(Run::Made)
             })
             .await?
@@ -543,7 +553,7 @@ impl Work for Vertices {
     fn look_up(self: Arc<Self>, vertex: VertexId, inputs: Vec<VertexValue>, cancel: CancellationToken) -> Answer<LookUp<Self>> {
         let facts = self.graph.vertex(vertex);
         match &facts.op {
-            Op::Source(source) => return self.look_up_source(vertex, source),
+            Op::Source(source) => return self.look_up_source(vertex, source, &cancel),
             Op::Merge => return Answer::Now(merge(&inputs)),
             Op::File(op) if op.actions.is_empty() => return Answer::Now(merge(if op.base { &inputs[..1] } else { &[] })),
             Op::Exec(_) | Op::File(_) => {}
@@ -623,6 +633,17 @@ fn merge(inputs: &[VertexValue]) -> LookUp<Vertices> {
 
 fn value_of(record: Record) -> VertexValue {
     VertexValue { tree: TreeValue::Stack(record.stack), created: record.created }
+}
+
+fn stop_of(cancel: &CancellationToken) -> StopSignal {
+    let cancel = cancel.clone();
+    StopSignal::new(move || cancel.is_cancelled())
+}
+
+fn settle_caches(store: &Store) -> Result<(), StepError> {
+    let tmp = store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
+    let caches = CacheMounts::open(store.mounts_dir(), tmp);
+    caches.and_then(|caches| caches.make_durable(SETTLE_CACHES_AFTER)).map_err(|e| StepError::other(e.to_string()))
 }
 
 fn cancel_pair() -> Result<(Cancel, OwnedFd), VertexFailure> {

@@ -23,6 +23,7 @@ use crate::oci::manifest::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manif
 use crate::oci::{Descriptor, DiffId, ImageDocument, Platform, Reference, Sha256Digest, media};
 use crate::registry::{CredentialProvider, Patience, RawManifest, Registry, RegistryConfig};
 use crate::source::oci_layout::Layout;
+use crate::threads::Threads;
 
 /// Deepest nesting of indexes that is followed.
 const MAX_INDEX_DEPTH: usize = 3;
@@ -72,6 +73,8 @@ pub struct ImageSources {
     tags: tokio::sync::Mutex<HashMap<Reference, RawManifest>>,
     /// Layers being brought, so that nobody brings one twice.
     pub(super) flights: Mutex<HashMap<DiffId, Arc<tokio::sync::Mutex<()>>>>,
+    /// Where layers are unpacked and outputs written.
+    pub(crate) threads: Threads,
 }
 
 /// Where an image's documents and blobs come from.
@@ -84,7 +87,7 @@ impl ImageSources {
     /// Sources that keep what they bring in `store`.
     #[must_use]
     pub fn new(config: RegistryConfig, credentials: Arc<dyn CredentialProvider>, store: Arc<Store>) -> Self {
-        Self { registry: Registry::new(config, credentials), store, tags: Default::default(), flights: Mutex::default() }
+        Self { registry: Registry::new(config, credentials), store, tags: Default::default(), flights: Mutex::default(), threads: Threads::default() }
     }
 
     /// What `reference` stands for, for `platform`. A tag that rbuild built wins unless `pull`; other tags are asked for each time, and

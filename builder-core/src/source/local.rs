@@ -20,7 +20,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use builder_snapshot::toc::{Meta, Timestamp};
-use builder_snapshot::{Hasher, Sha256Digest, TreePath};
+use builder_snapshot::{Hasher, Sha256Digest, StopSignal, TreePath};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, ResolveFlags, Statx, StatxFlags};
 use rustix::io::Errno;
 
@@ -53,6 +53,7 @@ pub struct LocalTree {
     singles: Mutex<HashMap<TreePath, Option<Child>>>,
     /// Files that were read.
     read: Mutex<HashMap<TreePath, (Stat, Content)>>,
+    stop: StopSignal,
 }
 
 /// One name of a directory, as the file system has it.
@@ -99,7 +100,14 @@ impl LocalTree {
             listings: Mutex::default(),
             singles: Mutex::default(),
             read: Mutex::default(),
+            stop: StopSignal::default(),
         })
+    }
+
+    /// From now on looking and reading fail soon after `stop` is set, also in the middle of a file.
+    #[must_use]
+    pub fn stop_when(self, stop: StopSignal) -> Self {
+        Self { stop, ..self }
     }
 
     /// Opens a regular file for copying, if it still is what it was when it was first looked at.
@@ -185,6 +193,7 @@ impl LocalTree {
         if let Some(listing) = lock(&self.listings).get(path) {
             return Ok(Arc::clone(listing));
         }
+        self.go_on()?;
         let dir = self.open_at(path, OFlags::RDONLY | OFlags::DIRECTORY).map_err(|errno| self.open_failed(path, errno))?;
         let mut children = Vec::new();
         let mut buffer = [MaybeUninit::uninit(); 32 * 1024];
@@ -256,6 +265,7 @@ impl LocalTree {
         let mut size = 0;
         // A file that grows while it is read is caught by its size; without this bound one that always grows would never end.
         while size <= known.stat.size {
+            self.go_on()?;
             match file.read(buffer) {
                 Ok(0) => break,
                 Ok(n) => {
@@ -346,6 +356,10 @@ impl LocalTree {
         if let Err(error) = index::write(&self.index_path, &entries) {
             tracing::warn!(path = %self.index_path.display(), %error, "cannot write the stat index of a context");
         }
+    }
+
+    fn go_on(&self) -> Result<(), StepError> {
+        self.stop.check().map_err(|error| StepError::other(format!("reading {} was given up: {error}", self.path.display())))
     }
 
     fn open_failed(&self, path: &TreePath, errno: Errno) -> StepError {

@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use builder_snapshot::layer::{self, ApplyLimits, TimePolicy};
+use builder_snapshot::stop::Stoppable;
 use builder_snapshot::tree::MergedTree;
 use builder_snapshot::{Hasher, LayerError};
 use bytes::Bytes;
@@ -274,7 +275,7 @@ impl ImageSources {
         }
         if let Some((id, times)) = made_here_of(&origin.location) {
             let store = Arc::clone(&self.store);
-            let made = tokio::task::spawn_blocking(move || layer_blob(&store, id, times, Compression::Uncompressed, 1)).await;
+            let made = self.threads.run(move |stop| layer_blob(&store, id, times, Compression::Uncompressed, 1, &stop)).await;
             let made = made.map_err(|e| Failure::Source(e.to_string()))?.map_err(|e| Failure::Source(e.to_string()))?;
             let file = self.store.blobs().open(&made.digest)?;
             let plain = BlobOrigin { digest: made.digest, size: made.size, media_type: media::OCI_LAYER.into(), ..origin.clone() };
@@ -349,7 +350,7 @@ impl ImageSources {
     /// Runs [`unpack`] on a thread that may block.
     async fn unpack(&self, layer: DiffId, origin: &BlobOrigin, wish: Wish, from: Box<dyn Read + Send>, keep: bool) -> Result<Outcome, Failure> {
         let (store, digest, size) = (Arc::clone(&self.store), origin.digest, origin.size);
-        let done = tokio::task::spawn_blocking(move || unpack(&store, layer, &digest, size, &wish, from, keep)).await;
+        let done = self.threads.run(move |stop| unpack(&store, layer, &digest, size, &wish, Box::new(Stoppable::new(from, stop)), keep)).await;
         done.unwrap_or_else(|e| Err(Failure::Source(format!("internal fault: {e}"))))
     }
 }

@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, fcntl};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -51,7 +52,7 @@ impl MountDir {
             return Err(CacheMountError::Id { id: id.to_owned() });
         }
         let path = dir.join(id);
-        for place in [path.clone(), path.join("layers"), path.join("work")] {
+        for place in [path.clone(), path.join("layers")] {
             match fs::create_dir(&place) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
                 result => result.map_err(io_error("make directory", &place))?,
@@ -169,10 +170,6 @@ impl MountDir {
     /// Removes what belongs to no lease and no chain. USERS is held exclusively.
     pub(super) fn sweep(&self) -> Result<(), CacheMountError> {
         let chain = self.read_chain()?;
-        let work = self.path.join("work");
-        for name in names(&work)? {
-            remove_tree(&work.join(name))?;
-        }
         for name in names(&self.path.join("layers"))? {
             if !chain.contains(&name) {
                 remove_tree(&self.layer(&name))?;
@@ -206,11 +203,11 @@ impl MountDir {
 
     // Leases.
 
-    /// A new `work/<n>` whose `fs` looks like the view's root.
-    pub(super) fn new_work(&self, chain: &[String], seed: &Seed) -> Result<PathBuf, CacheMountError> {
+    /// A new directory in `tmp` whose `fs` looks like the view's root.
+    pub(super) fn new_work(&self, tmp: &Path, chain: &[String], seed: &Seed) -> Result<PathBuf, CacheMountError> {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let path = loop {
-            let path = self.path.join("work").join(format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            let path = tmp.join(format!("cache-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
             match fs::create_dir(&path) {
                 Ok(()) => break path,
                 // Of a dead process that had our number.
@@ -231,7 +228,7 @@ impl MountDir {
                 }
             }
         };
-        make().map_err(io_error("make directory", &upper))?;
+        make().map_err(io_error("make directory", &upper)).inspect_err(|_| drop(sys::fs::remove_tree_at(&path)))?;
         Ok(path)
     }
 
@@ -302,12 +299,14 @@ fn is_of_this_boot(mark: &str) -> bool {
     mark.split(' ').next() == Some(boot_id().as_str())
 }
 
-/// Syncs the file system of `dir`, then removes those marks that were there before.
-pub(super) fn make_durable(dir: &Path) -> Result<(), CacheMountError> {
+/// Syncs the file system of `dir`, then removes those marks that were there before, if any of them is at least so old.
+pub(super) fn make_durable(dir: &Path, min_age: Duration) -> Result<(), CacheMountError> {
     let mut marks = Vec::new();
     for id in names(dir)? {
         let mark = dir.join(&id).join("unsynced");
-        if read_note(&mark)?.is_some() {
+        // A clock that went back makes a mark look new: it is left for later.
+        let age = fs::symlink_metadata(&mark).and_then(|mark| mark.modified()).ok().and_then(|made| made.elapsed().ok());
+        if age.is_some_and(|age| age >= min_age) {
             // Under the lock: a publication that has set its mark and not yet moved its files would be missed by the sync and lose its mark.
             let mount = MountDir::open(dir, &id)?;
             mount.lock_exclusive(CHAIN, None)?;

@@ -8,7 +8,7 @@
 //! <dir>/<id>/lock          byte ranges, see below
 //! <dir>/<id>/chain         a note: the names of the layers, bottom first
 //! <dir>/<id>/layers/<n>    one layer, in overlay form; the bottom one is the base
-//! <dir>/<id>/work/<n>      leases: fs and overlay's own work directory
+//! <tmp>/cache-<n>          a lease's changes and overlay's own work directory; whoever owns <tmp> sweeps it after a crash
 //! <dir>/<id>/staging       renamed directories on their way, while folding
 //! <dir>/<id>/unsynced      a note: the boot during which something was published that is not known to be on the disk
 //! ```
@@ -31,6 +31,7 @@ mod tests;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use chain::{CHAIN, HOLDER, MountDir, USERS, io_error};
 
@@ -48,6 +49,7 @@ const PRIVATE_MAX: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct CacheMounts {
     dir: PathBuf,
+    tmp: PathBuf,
 }
 
 /// How concurrent users share a cache mount.
@@ -82,7 +84,7 @@ pub struct CacheLease {
     mount: MountDir,
     /// The chain that the view stands on.
     chain: Vec<String>,
-    /// `work/<n>`.
+    /// `<tmp>/cache-<n>`.
     work: PathBuf,
 }
 
@@ -160,13 +162,13 @@ pub enum CacheMountError {
 }
 
 impl CacheMounts {
-    /// The cache mounts below `dir`, which is made when missing.
+    /// The cache mounts below `dir`, which is made when missing. What is not published yet lies in `tmp`, on the same file system.
     ///
     /// # Errors
     /// The directory cannot be made.
-    pub fn open(dir: &Path) -> Result<Self, CacheMountError> {
+    pub fn open(dir: &Path, tmp: &Path) -> Result<Self, CacheMountError> {
         std::fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
-        Ok(Self { dir: dir.to_owned() })
+        Ok(Self { dir: dir.to_owned(), tmp: tmp.to_owned() })
     }
 
     /// Begins a use of the cache mount `id` (a name made of letters, digits, dots and dashes; never a path).
@@ -188,7 +190,7 @@ impl CacheMounts {
         mount.lock_exclusive(CHAIN, cancel)?;
         mount.touch()?;
         let chain = prepare(&mount, seed)?;
-        let work = mount.new_work(&chain, seed)?;
+        let work = mount.new_work(&self.tmp, &chain, seed)?;
         mount.unlock(CHAIN);
         Ok(CacheLease { mount, chain, work })
     }
@@ -255,13 +257,13 @@ impl CacheMounts {
         Ok(true)
     }
 
-    /// Writes what has been published so far to the disk, and says so there: until then a crash of the machine empties what was published since.
-    /// Takes as long as the disk needs; meant for the background.
+    /// Writes what has been published so far to the disk, and says so there, if the last publication of any mount is at least so old: until then a crash
+    /// of the machine empties what was published since. Takes as long as the disk needs; meant for the background.
     ///
     /// # Errors
     /// The directories cannot be read or the file system not be synced.
-    pub fn make_durable(&self) -> Result<(), CacheMountError> {
-        chain::make_durable(&self.dir)
+    pub fn make_durable(&self, min_age: Duration) -> Result<(), CacheMountError> {
+        chain::make_durable(&self.dir, min_age)
     }
 }
 
@@ -360,7 +362,7 @@ impl CacheLease {
 
 impl Drop for CacheLease {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by a later user.
+        // What cannot be removed now is swept with the directory it is in.
         drop(sys::fs::remove_tree_at(&self.work));
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -19,7 +20,8 @@ fn empty() -> Seed {
 fn mounts() -> (tempfile::TempDir, CacheMounts) {
     assert!(rustix::process::geteuid().is_root(), "cache mounts need root");
     let dir = tempfile::tempdir().expect("a temporary directory");
-    let mounts = CacheMounts::open(&dir.path().join("mounts")).expect("open");
+    std::fs::create_dir(dir.path().join("tmp")).expect("tmp");
+    let mounts = CacheMounts::open(&dir.path().join("mounts"), &dir.path().join("tmp")).expect("open");
     (dir, mounts)
 }
 
@@ -161,7 +163,7 @@ fn folding_keeps_the_chain_at_one_layer_and_costs_what_changed() {
         step(&mounts, |view| write(&view.join(format!("new{turn}/file")), "x"));
     }
     assert_eq!(std::fs::read_dir(dir.path().join("mounts/id/layers")).expect("layers").count(), 1);
-    assert_eq!(std::fs::read_dir(dir.path().join("mounts/id/work")).expect("work").count(), 0);
+    assert_eq!(std::fs::read_dir(dir.path().join("tmp")).expect("tmp").count(), 0);
     assert_eq!(inode("big/file").expect("stat"), before);
     step(&mounts, |view| std::fs::remove_dir_all(view.join("big")).expect("rm"));
     assert!(inode("big").is_err());
@@ -281,7 +283,9 @@ fn a_crash_of_the_machine_empties_what_was_not_on_the_disk() {
     let (dir, mounts) = mounts();
     let mark = dir.path().join("mounts/id/unsynced");
     step(&mounts, |view| write(&view.join("kept"), ""));
-    mounts.make_durable().expect("sync");
+    mounts.make_durable(Duration::from_secs(3600)).expect("too new");
+    assert!(std::fs::read_link(&mark).is_ok());
+    mounts.make_durable(Duration::ZERO).expect("sync");
     assert!(std::fs::read_link(&mark).is_err());
     step(&mounts, |view| write(&view.join("also"), ""));
     assert!(std::fs::read_link(&mark).is_ok());

@@ -11,6 +11,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use rustix::fs::{self, FileType, Mode, OFlags};
+use rustix::io::Errno;
 
 use crate::digest::{Hasher, Sha256Digest};
 use crate::error::{LayerError, SnapshotError};
@@ -222,7 +223,11 @@ impl Writer<'_> {
     /// The bytes of the file at `path`, which must be those that the table says: a file that was changed in the store reaches no image.
     fn content(&mut self, path: &TreePath, size: u64, digest: &Sha256Digest) -> Result<(), LayerError> {
         let not_as_listed = |reason: String| LayerError::NotAsListed { path: path.display(), reason };
-        let mut file = (self.open)(path).map_err(|e| not_as_listed(e.to_string()))?;
+        let mut file = (self.open)(path).map_err(|e| match Errno::from_io_error(&e) {
+            None | Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => not_as_listed(e.to_string()),
+            // Too many open files, say: that is not the layer's fault.
+            Some(_) => SnapshotError::io("open", format!("{} in the layer store", path.display()))(e).into(),
+        })?;
         let stat = fs::fstat(&file).map_err(|e| not_as_listed(e.to_string()))?;
         if sys::fs::file_type(&stat) != FileType::RegularFile || u64::try_from(stat.st_size) != Ok(size) {
             return Err(not_as_listed(format!("it should be a file of {size} bytes")));

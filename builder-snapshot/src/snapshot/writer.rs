@@ -25,6 +25,7 @@ use crate::error::SnapshotError;
 use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::{set_meta_of, set_mtime_at, set_mtime_of};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::{Meta, Node, Toc};
 use crate::tree::{Child, FoundKind, MergedTree, meta_of_stat};
@@ -98,6 +99,7 @@ pub struct TreeWriter {
     /// Whether the root directory itself was changed.
     root_changed: bool,
     piece: Box<[u8]>,
+    stop: StopSignal,
 }
 
 impl TreeWriter {
@@ -127,7 +129,13 @@ impl TreeWriter {
             linked: HashSet::new(),
             root_changed: false,
             piece: vec![0; PIECE_BYTES].into(),
+            stop: StopSignal::default(),
         })
+    }
+
+    /// From now on writing fails soon after `stop` is set, also in the middle of a file.
+    pub fn stop_when(&mut self, stop: StopSignal) {
+        self.stop = stop;
     }
 
     /// The merged view, what was written included.
@@ -264,6 +272,7 @@ impl TreeWriter {
 
     fn write_file(&mut self, path: &TreePath, content: FileContent<'_>, meta: Meta) -> Result<(u64, Sha256Digest), SnapshotError> {
         let mut piece = std::mem::take(&mut self.piece);
+        let stop = self.stop.clone();
         let written = self.at_parent(path, "write", |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let mut file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?);
@@ -273,11 +282,11 @@ impl TreeWriter {
                     (bytes.len() as u64, Sha256Digest::of(bytes), None)
                 }
                 FileContent::Reader(reader) => {
-                    let (size, digest) = copy_hashing(reader, &mut file, &mut piece)?;
+                    let (size, digest) = copy_hashing(reader, &mut file, &mut piece, &stop)?;
                     (size, digest, None)
                 }
                 FileContent::CopyOf { file: source, expected } => {
-                    let (size, digest) = copy_hashing(&mut FromStart { file: source, offset: 0 }, &mut file, &mut piece)?;
+                    let (size, digest) = copy_hashing(&mut FromStart::new(source)?, &mut file, &mut piece, &stop)?;
                     (size, digest, expected)
                 }
                 FileContent::LinkTo { .. } => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
@@ -478,6 +487,7 @@ impl TreeWriter {
         let Some(parent) = path.parent() else {
             return Err(SnapshotError::io("replace", "/")(io::Error::from(io::ErrorKind::InvalidInput)));
         };
+        self.stop.check().map_err(SnapshotError::io("write", path.display()))?;
         self.ensure_dir(&parent)?;
         match self.table.get(path) {
             None => {
@@ -591,25 +601,36 @@ fn set_meta_at(parent: std::os::fd::BorrowedFd<'_>, name: &Path, meta: &Meta, is
 }
 
 /// Reads a file from its start whatever its offset is, and leaves the offset alone: the file may be shared.
+///
+/// It ends one byte after the size that the file has now: one that grows while it is read has other bytes than it had, and would perhaps never end.
 struct FromStart<'a> {
     file: &'a File,
     offset: u64,
+    end: u64,
+}
+
+impl<'a> FromStart<'a> {
+    fn new(file: &'a File) -> io::Result<Self> {
+        Ok(Self { file, offset: 0, end: file.metadata()?.len().saturating_add(1) })
+    }
 }
 
 impl Read for FromStart<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let n = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
+        let room = usize::try_from(self.end - self.offset).map_or(buffer.len(), |left| left.min(buffer.len()));
+        let n = std::os::unix::fs::FileExt::read_at(self.file, &mut buffer[..room], self.offset)?;
         self.offset += n as u64;
         Ok(n)
     }
 }
 
 /// Copies everything `reader` has, hashing the bytes that are written. Long runs of zeros become holes, so a sparse file stays small.
-fn copy_hashing(reader: &mut dyn Read, file: &mut File, piece: &mut [u8]) -> io::Result<(u64, Sha256Digest)> {
+fn copy_hashing(reader: &mut dyn Read, file: &mut File, piece: &mut [u8], stop: &StopSignal) -> io::Result<(u64, Sha256Digest)> {
     let mut hasher = Hasher::new();
     let mut size = 0_u64;
     let mut ends_with_hole = false;
     loop {
+        stop.check()?;
         let n = match reader.read(piece) {
             Ok(0) => break,
             Ok(n) => n,

@@ -19,7 +19,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::MergedTree;
-use builder_snapshot::{Hasher, Sha256Digest, TreePath};
+use builder_snapshot::{Hasher, Sha256Digest, StopSignal, TreePath};
 
 use self::copy::{Copier, Source};
 use crate::content::{Stack, Store};
@@ -106,15 +106,23 @@ pub fn subtree_digest(stack: &Stack, source: &TreePath, store: &Store) -> Result
 }
 
 /// Carries out `op` on its inputs and returns the layer it makes. `layer_dirs` gives the directories of a stack, bottom first; all must be there.
+/// It fails soon after `stop` is set.
 ///
 /// # Errors
 /// Whatever keeps the operation from being done, naming the path.
-pub fn execute(op: &FileOp, inputs: &[TreeValue], layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<CommittedLayer, StepError> {
+pub fn execute(
+    op: &FileOp,
+    inputs: &[TreeValue],
+    layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>,
+    store: &Store,
+    stop: StopSignal,
+) -> Result<CommittedLayer, StepError> {
     let failed = |error: &dyn std::fmt::Display| StepError::other(error.to_string());
     let input = |at: usize| inputs.get(at).ok_or_else(|| StepError::other(format!("internal fault: a file operation has no input {at}")));
     let lowers = if op.base { layer_dirs(input(0)?.stack()?) } else { Vec::new() };
     let snapshot = ActiveSnapshot::create(store.tmp_dir().map_err(|e| failed(&e))?, &lowers).map_err(|e| failed(&e))?;
     let mut writer = snapshot.writer().map_err(|e| failed(&e))?;
+    writer.stop_when(stop);
     let mut copier = Copier { writer: &mut writer, has_base: op.base, started: now() };
     let mut sources: Vec<Option<Source<'_>>> = inputs.iter().map(|_| None).collect();
     for action in &op.actions {
@@ -165,7 +173,7 @@ pub fn read_remote(context: &Stack, path: &str, is_file: bool, store: &Store, li
         reset_owner: false,
     };
     let op = FileOp { base: false, actions: vec![FileAction::Copy(copy)] };
-    let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store)?;
+    let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, StopSignal::default())?;
     let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
     read_within(&tree, &wanted, limit).map_err(|e| failed(&e))
 }

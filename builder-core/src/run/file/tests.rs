@@ -98,7 +98,7 @@ impl Case {
             Some(base) => vec![TreeValue::Stack(base.clone()), from],
             None => vec![from],
         };
-        let layer = execute(&op, &inputs, &|stack| self.store.stack_dirs(stack), &self.store)?;
+        let layer = execute(&op, &inputs, &|stack| self.store.stack_dirs(stack), &self.store, StopSignal::default())?;
         let paths = layer.toc.entries.iter().filter(|e| !e.path.is_root()).map(|e| e.path.display() + if e.node == Node::Dir { "/" } else { "" });
         let paths = paths.collect();
         let added = StackLayer { id: layer.id, content: layer.content };
@@ -557,7 +557,7 @@ fn what_is_copied_is_what_was_hashed() {
     let before = selection_digest(&op, 0, &local, &case.store).expect("a digest");
     case.write("README.md", b"other\n");
     let dirs = |stack: &Stack| case.store.stack_dirs(stack);
-    let error = execute(&op, std::slice::from_ref(&local), &dirs, &case.store).expect_err("changed").to_string();
+    let error = execute(&op, std::slice::from_ref(&local), &dirs, &case.store, StopSignal::default()).expect_err("changed").to_string();
     assert!(error.contains("/README.md") && error.contains("changed"), "{error}");
     assert_ne!(selection_digest(&op, 0, &case.local(), &case.store).expect("a digest"), before);
 }

@@ -8,12 +8,15 @@
 //!   in the same step of the clock would otherwise go unseen (git calls such entries racily clean).
 //! - A file that is not exactly what [`write()`] makes is as good as none; losing the index costs time, never a wrong digest.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write as _};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::{Hasher, Sha256Digest};
+
+use crate::whole_file::WholeFile;
 
 const MAGIC: &[u8; 16] = b"rbuild stat 1\n\0\0";
 const HEADER_BYTES: usize = 16 + 32 + 8;
@@ -185,10 +188,12 @@ pub(super) fn write(path: &Path, entries: &[(&[u8], Stat, Content)]) -> io::Resu
     let mut hasher = Hasher::new();
     hasher.update(&bytes[48..]);
     bytes[16..48].copy_from_slice(&hasher.finish().0);
-    // A name of this process alone: two builds of one context may write at once, the later one wins.
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    fs::write(&temporary, &bytes)?;
-    fs::rename(&temporary, path).inspect_err(|_| drop(fs::remove_file(&temporary)))
+    // Two builds of one context may write at once: the later one wins.
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
+    let dir = File::open(dir)?;
+    let new = WholeFile::create(dir.as_fd(), name, 0o600)?;
+    new.file().write_all(&bytes)?;
+    new.publish(name)
 }
 
 #[cfg(test)]
