@@ -37,14 +37,33 @@ use progress::palette::Palette;
 fn main() -> std::process::ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map_or(String::new(), |place| format!(" ({}:{})", place.file(), place.line()));
-        let payload = panic.payload();
-        let what =
-            payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given");
+        let what = words_of(panic.payload());
+        let message = match limit_reached(what) {
+            Some(message) => message,
+            None => format!("internal fault of rbuild: {what}{place}; please report it with what you ran"),
+        };
         // Standard error may be gone; there is nobody else to tell.
-        let _ = writeln!(std::io::stderr(), "ERROR: internal fault of rbuild: {what}{place}; please report it with what you ran");
+        let _ = writeln!(std::io::stderr(), "ERROR: {message}");
     }));
-    let code = std::panic::catch_unwind(run).unwrap_or(ExitCode::Internal);
+    let code = std::panic::catch_unwind(run).unwrap_or_else(|panic| match limit_reached(words_of(&*panic)) {
+        Some(_) => ExitCode::ResourceExhausted,
+        None => ExitCode::Internal,
+    });
     std::process::ExitCode::from(code.code())
+}
+
+fn words_of(payload: &(dyn std::any::Any + Send)) -> &str {
+    payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no reason given")
+}
+
+/// What to say of a panic that stands for a limit of the machine: tokio has no other way to say that it can start no thread, or open no
+/// descriptor, of its own.
+fn limit_reached(panic: &str) -> Option<String> {
+    if let Some(reason) = panic.strip_prefix("OS can't spawn worker thread: ") {
+        return Some(format!("cannot start a thread: {reason}; raise the limit on processes (ulimit -u, pids.max), or run fewer builds at once"));
+    }
+    let reason = panic.strip_prefix("failed to create UnixStream: ")?;
+    Some(format!("cannot listen for signals: {reason}; raise the limit on open files (ulimit -n)"))
 }
 
 fn run() -> ExitCode {

@@ -4,10 +4,11 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use builder_core::builder::{Builder, BuilderConfig};
 use builder_core::error::BuildError;
 use builder_core::event::{EventSink, TaskId};
+use builder_core::export::write_small_file;
 use builder_core::request::{BuildReport, BuildRequest};
 use builder_core::source::image::ImageSources;
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
@@ -123,11 +124,11 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
     }
     let id = image_id(&report, by_manifest);
     if let (Some(path), Some(id)) = (&iidfile, &id) {
-        std::fs::write(path, id).with_context(|| format!("cannot write --iidfile {}", path.display()))?;
+        write_small_file(path, id.as_bytes()).map_err(|error| anyhow!("--iidfile: {error}"))?;
     }
     if let Some(path) = &metadata_file {
         let text = serde_json::to_string_pretty(&report.metadata).context("metadata")?;
-        std::fs::write(path, text + "\n").with_context(|| format!("cannot write --metadata-file {}", path.display()))?;
+        write_small_file(path, (text + "\n").as_bytes()).map_err(|error| anyhow!("--metadata-file: {error}"))?;
     }
     if let (true, Some(id)) = (quiet, id) {
         // A reader that has gone away does not undo the build.
