@@ -101,6 +101,7 @@ impl Bed {
             dir: self.dir.path().to_owned(),
             context: context.to_owned(),
             user: None,
+            under: Vec::new(),
             through: Vec::new(),
             args: Vec::new(),
             env: BTreeMap::from([
@@ -120,6 +121,7 @@ pub struct Build {
     dir: PathBuf,
     context: PathBuf,
     user: Option<User>,
+    under: Vec<OsString>,
     through: Vec<OsString>,
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
@@ -178,6 +180,19 @@ impl Build {
         self
     }
 
+    /// Run by another program, as this test's user, whoever runs the build: words before all others.
+    #[must_use]
+    pub fn under<S: Into<OsString>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.under = words.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// The binary that is run.
+    #[must_use]
+    pub fn program(&self) -> PathBuf {
+        self.user.as_ref().map_or_else(require::rbuild, |user| user.home.join("rbuild"))
+    }
+
     /// The directory of the user that runs it.
     ///
     /// # Panics
@@ -222,20 +237,15 @@ impl Build {
     }
 
     fn command(&self) -> Command {
-        let mut command = match &self.user {
-            None => Command::new(require::rbuild()),
-            Some(User { uid, gid, home }) => {
-                let mut command = Command::new(require::tool("setpriv", "util-linux"));
-                command
-                    .arg(format!("--reuid={uid}"))
-                    .arg(format!("--regid={gid}"))
-                    .args(["--clear-groups", "--"])
-                    .args(&self.through)
-                    .arg(home.join("rbuild"));
-                command
-            }
-        };
-        command.args(["build", "--progress", "plain"]).args(&self.args);
+        let mut words = self.under.clone();
+        if let Some(User { uid, gid, .. }) = &self.user {
+            words.push(require::tool("setpriv", "util-linux").into());
+            words.extend([format!("--reuid={uid}"), format!("--regid={gid}"), "--clear-groups".into(), "--".into()].map(OsString::from));
+            words.extend(self.through.iter().cloned());
+        }
+        words.push(self.program().into());
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).args(["build", "--progress", "plain"]).args(&self.args);
         if let Some(output) = &self.output {
             command.arg("-o").arg(format!("type=oci,dest={}", output.display()));
         }

@@ -19,31 +19,41 @@ use crate::require;
 #[must_use]
 pub fn busybox() -> PathBuf {
     cached("busybox", |dir| {
-        let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().find(|path| Path::new(path).is_file());
-        let busybox = busybox.unwrap_or_else(|| panic!("this test needs a static busybox: apt-get install busybox-static"));
-        let applets = Command::new(busybox).arg("--list").output().expect("busybox runs");
-        let mut tar = tar::Builder::new(Vec::new());
-        for (path, mode) in [("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("proc", 0o555), ("root", 0o700), ("run", 0o755), ("sys", 0o555)] {
-            entry(&mut tar, path, tar::EntryType::Directory, mode, b"");
-        }
-        entry(&mut tar, "tmp", tar::EntryType::Directory, 0o1777, b"");
-        entry(&mut tar, "usr", tar::EntryType::Directory, 0o755, b"");
-        entry(&mut tar, "usr/bin", tar::EntryType::Directory, 0o755, b"");
-        entry(&mut tar, "bin/busybox", tar::EntryType::Regular, 0o755, &std::fs::read(busybox).expect("busybox"));
-        for applet in String::from_utf8_lossy(&applets.stdout).lines().filter(|applet| *applet != "busybox") {
-            let mut header = header(tar::EntryType::Link, 0o755, 0);
-            tar.append_link(&mut header, format!("bin/{applet}"), "bin/busybox").expect("in memory");
-        }
-        entry(
-            &mut tar,
-            "etc/passwd",
-            tar::EntryType::Regular,
-            0o644,
-            b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n",
-        );
-        entry(&mut tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nnobody:x:65534:\n");
-        layout(dir, &tar.into_inner().expect("in memory"), &json!(["/bin/sh"]));
+        let applets = Command::new(static_busybox()).arg("--list").output().expect("busybox runs");
+        busybox_with(dir, &String::from_utf8_lossy(&applets.stdout).lines().collect::<Vec<_>>());
     })
+}
+
+/// The same with few applets, so that unpacking it takes few system calls.
+///
+/// # Panics
+/// When it can't be made.
+#[must_use]
+pub fn small() -> PathBuf {
+    cached("small", |dir| busybox_with(dir, &["sh", "cat", "dd", "echo", "ln", "mkdir", "rm", "sleep"]))
+}
+
+fn static_busybox() -> &'static Path {
+    let busybox = ["/bin/busybox", "/usr/bin/busybox"].iter().map(Path::new).find(|path| path.is_file());
+    busybox.unwrap_or_else(|| panic!("this test needs a static busybox: apt-get install busybox-static"))
+}
+
+fn busybox_with(dir: &Path, applets: &[&str]) {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (path, mode) in [("bin", 0o755), ("dev", 0o755), ("etc", 0o755), ("proc", 0o555), ("root", 0o700), ("run", 0o755), ("sys", 0o555)] {
+        entry(&mut tar, path, tar::EntryType::Directory, mode, b"");
+    }
+    entry(&mut tar, "tmp", tar::EntryType::Directory, 0o1777, b"");
+    entry(&mut tar, "usr", tar::EntryType::Directory, 0o755, b"");
+    entry(&mut tar, "usr/bin", tar::EntryType::Directory, 0o755, b"");
+    entry(&mut tar, "bin/busybox", tar::EntryType::Regular, 0o755, &std::fs::read(static_busybox()).expect("busybox"));
+    for applet in applets.iter().filter(|applet| **applet != "busybox") {
+        let mut header = header(tar::EntryType::Link, 0o755, 0);
+        tar.append_link(&mut header, format!("bin/{applet}"), "bin/busybox").expect("in memory");
+    }
+    entry(&mut tar, "etc/passwd", tar::EntryType::Regular, 0o644, b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n");
+    entry(&mut tar, "etc/group", tar::EntryType::Regular, 0o644, b"root:x:0:\nnobody:x:65534:\n");
+    layout(dir, &tar.into_inner().expect("in memory"), &json!(["/bin/sh"]));
 }
 
 /// An OCI layout with one image: Debian as debootstrap makes it, with the machine's own release and mirror.

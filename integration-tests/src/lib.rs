@@ -7,6 +7,7 @@
 pub mod bed;
 pub mod fixtures;
 pub mod image;
+pub mod inject;
 pub mod meeting;
 pub mod peers;
 pub mod registry;
