@@ -146,6 +146,9 @@ pub(crate) struct BuildArgs {
     /// A secret for RUN --mount=type=secret: id=ID[,src=FILE|,env=VARIABLE]
     #[arg(long, value_name = "SECRET", help_heading = INPUTS)]
     pub(crate) secret: Vec<String>,
+    /// Export the image even if the value of the secret with this id is in it
+    #[arg(long, value_name = "ID", help_heading = INPUTS)]
+    pub(crate) allow_secret_in_image: Vec<String>,
     /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
     #[arg(long, value_name = "AGENT", help_heading = INPUTS)]
     pub(crate) ssh: Vec<String>,

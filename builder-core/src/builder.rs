@@ -37,6 +37,7 @@ use crate::source::image::{ImageSources, Progress, SourceError};
 use crate::source::local::LocalTree;
 use crate::source::remote::RemoteSources;
 use crate::source::tree::resolve;
+use crate::tripwire::Tripwire;
 
 /// Largest file that a frontend may ask for. Definitions and ignore files have kilobytes.
 const MAX_NEEDED_FILE_BYTES: u64 = 16 * 1024 * 1024;
@@ -265,6 +266,7 @@ impl Build<'_> {
             annotations: &self.request.annotations,
             source_date_epoch: epoch,
             timestamps: self.request.timestamps,
+            tripwire: Tripwire::new(&self.request.secrets, &self.request.allow_secret_in_image).map(Arc::new),
         };
         let progress = TaskProgress { tasks: &self.tasks, task };
         match self.or_cancelled(export::export(&request, images, self.store, &self.sources, &progress)).await? {

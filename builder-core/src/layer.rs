@@ -27,6 +27,7 @@ use crate::content::{Store, StoreError};
 use crate::oci::DiffId;
 use crate::oci::media::Packing;
 use crate::request::Compression;
+use crate::tripwire::{self, Found, Tripwire, Watched};
 
 /// Version of everything that decides the bytes of a blob, the compressors' versions included (flate2 1.1 with zlib-rs 0.6, zstd 1.5.7,
 /// this module's cuts): goes up with any of them.
@@ -57,35 +58,71 @@ pub enum LayerBlobError {
     /// Compressing or writing failed.
     #[error("cannot write a layer's blob: {0}")]
     Io(#[from] io::Error),
+    /// It holds the value of a secret.
+    #[error("the value of secret {id} is {form} in the file {file}")]
+    Secret {
+        /// The secret's id.
+        id: String,
+        /// As what.
+        form: &'static str,
+        /// In which file of the layer.
+        file: String,
+    },
 }
 
-/// The blob of layer `id` in `form`: found, or made with `threads` threads. Blocks.
+/// The blob of layer `id` in `form`: found, or made with `threads` threads, and in both cases searched by `tripwire`. Blocks.
 ///
 /// # Errors
-/// A layer that is not as listed, a full disk.
+/// A layer that is not as listed, a full disk, a secret.
 pub fn layer_blob(
     store: &Store,
     id: LayerId,
     times: TimePolicy,
     compression: Compression,
     threads: usize,
+    tripwire: Option<&Tripwire>,
     stop: &StopSignal,
 ) -> Result<LayerBlob, LayerBlobError> {
     let form = LayerForm { times, compression, writer: WRITER };
     if let Some(known) = store.db().layer_blob(id, &form)?
         && store.blobs().has(&known.digest)
     {
+        search(store, id, times, tripwire, stop)?;
         return Ok(known);
     }
-    let toc = store.read_toc(id)?;
     let mut blob = store.blobs().writer()?;
     let mut writer = Stoppable::new(Compressor::new(compression, threads, &mut blob), stop.clone());
-    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
+    write_watched(store, id, times, tripwire, &mut writer)?;
     let diff_id = writer.into_inner().finish()?;
     let (digest, size) = blob.finish(None)?;
     let made = LayerBlob { diff_id, digest, size };
     store.db().put_layer_blob(id, &form, &made)?;
     Ok(made)
+}
+
+/// Writes the tar of a layer, and fails with the place if it holds a secret.
+fn write_watched(store: &Store, id: LayerId, times: TimePolicy, tripwire: Option<&Tripwire>, out: &mut dyn Write) -> Result<(), LayerBlobError> {
+    let toc = store.read_toc(id)?;
+    let fs = store.layer_fs(id);
+    let mut watched = Watched::new(tripwire, out);
+    let written = layer::write_tar(&toc, &fs, times, &mut watched);
+    if let Some(Found { id: secret, form, offset }) = watched.finish() {
+        let again = |out: &mut dyn Write| {
+            // It was written a moment ago; if it cannot be now, the file is not named.
+            drop(layer::write_tar(&toc, &fs, times, out));
+        };
+        let file = tripwire::entry_at(offset, again).map_or_else(|| "(unknown)".to_owned(), |name| format!("/{name}"));
+        return Err(LayerBlobError::Secret { id: secret, form, file });
+    }
+    Ok(written.inspect_err(|error| forget_if_damaged(store, id, error))?)
+}
+
+/// Searches a layer whose blob is there already, from an earlier build that may have lent other secrets, or none.
+fn search(store: &Store, id: LayerId, times: TimePolicy, tripwire: Option<&Tripwire>, stop: &StopSignal) -> Result<(), LayerBlobError> {
+    if tripwire.is_none() {
+        return Ok(());
+    }
+    write_watched(store, id, times, tripwire, &mut Stoppable::new(io::sink(), stop.clone()))
 }
 
 /// A layer that somebody changed in the store is made again when it is needed next.
@@ -99,15 +136,21 @@ fn forget_if_damaged(store: &Store, id: LayerId, error: &LayerError) {
 ///
 /// # Errors
 /// As [`layer_blob`].
-pub fn layer_name(store: &Store, id: LayerId, times: TimePolicy, stop: &StopSignal) -> Result<LayerBlob, LayerBlobError> {
+pub fn layer_name(
+    store: &Store,
+    id: LayerId,
+    times: TimePolicy,
+    tripwire: Option<&Tripwire>,
+    stop: &StopSignal,
+) -> Result<LayerBlob, LayerBlobError> {
     let form = LayerForm { times, compression: Compression::Uncompressed, writer: WRITER };
     if let Some(known) = store.db().layer_blob(id, &form)? {
+        search(store, id, times, tripwire, stop)?;
         return Ok(known);
     }
-    let toc = store.read_toc(id)?;
     let mut out = Counter(0);
     let mut writer = Stoppable::new(Compressor::new(Compression::Uncompressed, 1, &mut out), stop.clone());
-    layer::write_tar(&toc, &store.layer_fs(id), times, &mut writer).inspect_err(|error| forget_if_damaged(store, id, error))?;
+    write_watched(store, id, times, tripwire, &mut writer)?;
     let diff_id = writer.into_inner().finish()?;
     let named = LayerBlob { diff_id, digest: diff_id.0, size: out.0 };
     store.db().put_layer_blob(id, &form, &named)?;

@@ -44,3 +44,4 @@ pub mod scheduler;
 pub mod export;
 pub mod image;
 pub mod layer;
+pub mod tripwire;

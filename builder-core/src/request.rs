@@ -18,6 +18,8 @@ pub struct BuildRequest {
     pub contexts: BTreeMap<String, LocalContext>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, Secret>,
+    /// Ids of secrets whose values may be in what is exported.
+    pub allow_secret_in_image: Vec<String>,
     /// Agent sockets by id.
     pub ssh: BTreeMap<String, PathBuf>,
     /// Where results go; none keeps them in the store.
@@ -46,6 +48,7 @@ impl BuildRequest {
             frontend,
             contexts: BTreeMap::new(),
             secrets: BTreeMap::new(),
+            allow_secret_in_image: Vec::new(),
             ssh: BTreeMap::new(),
             outputs: Vec::new(),
             tags: Vec::new(),

@@ -68,6 +68,7 @@ async fn build(root: &Path, context: &Path, frontend: Fixed, outputs: Vec<Output
         frontend: Arc::new(frontend),
         contexts: BTreeMap::from([("context".to_owned(), LocalContext { path: context.to_path_buf(), ignore: None, empty: false })]),
         secrets: BTreeMap::new(),
+        allow_secret_in_image: Vec::new(),
         ssh: BTreeMap::new(),
         outputs,
         tags: vec![],

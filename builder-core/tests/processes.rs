@@ -104,6 +104,7 @@ impl World {
             frontend: Arc::new(Fixed(graph.clone())),
             contexts: BTreeMap::from([("context".to_owned(), LocalContext { path: self.context.path().into(), ignore: None, empty: false })]),
             secrets: self.secrets.clone(),
+            allow_secret_in_image: vec![],
             ssh: BTreeMap::new(),
             outputs: vec![],
             tags: vec![],

@@ -143,6 +143,7 @@ fn request(plan: BuildPlan) -> BuildRequest {
         frontend: Arc::new(DockerfileFrontend::new(plan.options)),
         contexts: plan.contexts,
         secrets: plan.secrets,
+        allow_secret_in_image: plan.allow_secret_in_image,
         ssh: plan.ssh,
         outputs: plan.outputs,
         tags: plan.tags,

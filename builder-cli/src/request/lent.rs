@@ -24,6 +24,16 @@ pub(crate) fn secrets(given: &[String], environment: &Environment) -> Result<BTr
     Ok(secrets)
 }
 
+/// Ids of `--allow-secret-in-image`; each must be that of a secret, lest a misspelt one quietly allow nothing.
+pub(crate) fn allowed_in_image(ids: &[String], given: &[String]) -> Result<Vec<String>> {
+    for id in ids {
+        let is_given =
+            given.iter().filter_map(|text| csv::pairs("--secret", text, &[]).ok()).flatten().any(|(key, value)| key == "id" && value == *id);
+        ensure!(is_given, "--allow-secret-in-image={id}: there is no --secret with this id");
+    }
+    Ok(ids.to_vec())
+}
+
 fn secret(fields: Vec<(String, String)>, environment: &Environment) -> Result<(String, Secret)> {
     let (mut id, mut source, mut variable, mut kind) = (None, None, None, None);
     for (key, value) in fields {
@@ -110,6 +120,13 @@ mod tests {
         for bad in ["src=f", "id=a,src=nope", "id=a,env=NOPE", "id=a,colour=red", "a", "id=a,type=x"] {
             assert!(read(bad).is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn only_secrets_that_are_given_can_be_allowed() {
+        let given = ["id=a,src=f".to_owned(), "src=g,id=b".to_owned()];
+        assert_eq!(allowed_in_image(&["b".to_owned()], &given).expect("given"), ["b"]);
+        assert!(allowed_in_image(&["c".to_owned()], &given).expect_err("misspelt").to_string().contains("no --secret with this id"));
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub(crate) struct BuildPlan {
     pub(crate) archive: Option<Vec<u8>>,
     /// Secrets.
     pub(crate) secrets: BTreeMap<String, Secret>,
+    /// `--allow-secret-in-image`.
+    pub(crate) allow_secret_in_image: Vec<String>,
     /// Agents.
     pub(crate) ssh: BTreeMap<String, PathBuf>,
     /// Where results go.
@@ -145,6 +147,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         options,
         contexts: inputs.locals,
         archive: inputs.archive,
+        allow_secret_in_image: lent::allowed_in_image(&args.allow_secret_in_image, &args.secret)?,
         secrets: lent::secrets(&args.secret, environment)?,
         ssh: lent::agents(&args.ssh, environment)?,
         warnings: warnings(args, environment, &outputs, &tags),

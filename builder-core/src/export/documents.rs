@@ -14,12 +14,13 @@ use super::{ExportError, blocking};
 use crate::cache::LayerBlob;
 use crate::content::{Store, StoreError};
 use crate::image::FinalImage;
-use crate::layer;
+use crate::layer::{self, LayerBlobError};
 use crate::oci::manifest::{Index, Manifest, PlatformObject, to_json};
 use crate::oci::media::{self, Packing};
 use crate::oci::{Descriptor, DiffId, Sha256Digest};
 use crate::request::Compression;
 use crate::source::image::{ImageSources, Progress};
+use crate::tripwire::{self, Tripwire};
 
 /// In which form images are made.
 pub(super) struct Form {
@@ -34,6 +35,8 @@ pub(super) struct Form {
     /// Foreign layers stay where they are.
     pub(super) keep_foreign: bool,
     pub(super) annotations: Annotations,
+    /// Secrets that nothing may hold.
+    pub(super) tripwire: Option<Arc<Tripwire>>,
 }
 
 /// Which blobs are wanted in the store.
@@ -157,6 +160,7 @@ pub(super) async fn make(
     let mut all = Vec::with_capacity(images.len());
     for (image, layers) in images.iter().zip(made) {
         let image = document(form, image, layers);
+        search(form, &image)?;
         progress.status(&format!("exporting manifest {}", image.manifest.digest), 0, 0, true);
         progress.status(&format!("exporting config {}", image.config.digest), 0, 0, true);
         all.push(image);
@@ -177,6 +181,22 @@ pub(super) async fn make(
     Ok(Documents { images: all, index, top })
 }
 
+/// Searches what is written about an image for secrets.
+fn search(form: &Form, image: &OneImage) -> Result<(), ExportError> {
+    let Some(tripwire) = &form.tripwire else { return Ok(()) };
+    for (what, document) in [("config", &image.config_bytes), ("manifest", &image.manifest_bytes)] {
+        // What is escaped in the document is plain in its values.
+        let place = tripwire::place_in_json(tripwire, document);
+        let found = tripwire.find(document);
+        if place.is_some() || found.is_some() {
+            let (id, form) = found.map_or_else(|| (String::new(), "as it is"), |found| (found.id, found.form));
+            let place = place.map_or_else(|| format!("the image's {what}"), |place| format!("{place} of the image's {what}"));
+            return Err(ExportError::Secret { id, form, place });
+        }
+    }
+    Ok(())
+}
+
 fn document(form: &Form, image: &FinalImage, packed: Vec<Packed>) -> OneImage {
     let diff_ids: Vec<DiffId> = packed.iter().map(|layer| layer.diff_id).collect();
     let made_from = packed.iter().map(|layer| layer.made_from).collect();
@@ -195,6 +215,19 @@ fn document(form: &Form, image: &FinalImage, packed: Vec<Packed>) -> OneImage {
         ..PlatformObject::from(&image.platform)
     });
     OneImage { manifest, manifest_bytes, config, config_bytes, layers, diff_ids, made_from }
+}
+
+/// Says which layer a secret is in.
+fn secret_in_layer(error: ExportError, image: &FinalImage, number: usize) -> ExportError {
+    match error {
+        ExportError::Layer(LayerBlobError::Secret { id, form, file }) => {
+            let made_by = image.history.iter().filter(|entry| entry.empty_layer != Some(true)).nth(number);
+            let made_by = made_by.and_then(|entry| entry.created_by.as_deref()).map(|by| format!(" ({by})")).unwrap_or_default();
+            let place = format!("file {file} of layer {} of {}{made_by}", number + 1, image.stack.layers.len());
+            ExportError::Secret { id, form, place }
+        }
+        error => error,
+    }
 }
 
 /// The layers of an image as blobs, in order.
@@ -221,7 +254,9 @@ async fn layers(
     };
     let mut brought = brought.into_iter();
     let is_made = form.blobs != Blobs::None;
-    let work = image.stack.layers.iter().zip(made).map(|(layer, made_from)| {
+    let work = image.stack.layers.iter().zip(made).enumerate().map(|(number, (layer, made_from))| {
+        let tripwire = form.tripwire.clone();
+        let named = move |error| secret_in_layer(error, image, number);
         let original = if made_from.is_none() { brought.next() } else { None };
         let (store, id) = (Arc::clone(store), layer.id);
         async move {
@@ -231,11 +266,15 @@ async fn layers(
             let compression = form.compression;
             let (blob, packing) = match (made_from, original) {
                 (Some((id, times)), _) if is_made => {
-                    let make = move |stop: &StopSignal| Ok(layer::layer_blob(&store, id, times, compression, layer::threads(), stop)?);
-                    let made = blocking(sources, make).await?;
+                    let make =
+                        move |stop: &StopSignal| Ok(layer::layer_blob(&store, id, times, compression, layer::threads(), tripwire.as_deref(), stop)?);
+                    let made = blocking(sources, make).await.map_err(named)?;
                     (made, layer::packing(compression))
                 }
-                (Some((id, times)), _) => (blocking(sources, move |stop| Ok(layer::layer_name(&store, id, times, stop)?)).await?, Packing::Plain),
+                (Some((id, times)), _) => {
+                    let make = move |stop: &StopSignal| Ok(layer::layer_name(&store, id, times, tripwire.as_deref(), stop)?);
+                    (blocking(sources, make).await.map_err(named)?, Packing::Plain)
+                }
                 (None, Some(original)) if form.keep_foreign && media::is_foreign(&original.media_type) => {
                     let urls = sources.foreign_urls(DiffId(id.0), &original.digest)?;
                     return Ok(Packed { diff_id: DiffId(id.0), blob: Descriptor { urls, ..original }, made_from: None });

@@ -38,6 +38,7 @@ use crate::layer::LayerBlobError;
 use crate::oci::{Reference, Sha256Digest};
 use crate::request::{BuiltImage, Compression, Output, OutputDest, OutputKind, Timestamps};
 use crate::source::image::{ImageSources, Progress, SourceError, made_here_location};
+use crate::tripwire::Tripwire;
 use crate::whole_file::WholeFile;
 
 use documents::{Blobs, Documents, Form};
@@ -59,6 +60,8 @@ pub struct ExportRequest<'a> {
     pub source_date_epoch: Option<i64>,
     /// What becomes of times in new layers; none: clamp if there is an epoch.
     pub timestamps: Option<Timestamps>,
+    /// Secrets that nothing may hold; none if no secrets were lent.
+    pub tripwire: Option<Arc<Tripwire>>,
 }
 
 /// What was made.
@@ -132,6 +135,18 @@ pub enum ExportError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// What would be written holds the value of a secret.
+    #[error(
+        "the value of secret {id} is {form} in {place}, which was not exported: keep it out of there, or allow it with --allow-secret-in-image={id}"
+    )]
+    Secret {
+        /// The secret's id.
+        id: String,
+        /// As what.
+        form: &'static str,
+        /// Where.
+        place: String,
+    },
     /// A fault of rbuild itself.
     #[error("internal fault: {0}")]
     Internal(String),
@@ -165,8 +180,8 @@ pub async fn export(
         let names = if output.names.is_empty() { request.tags } else { &output.names };
         match output.kind {
             OutputKind::CacheOnly => {}
-            OutputKind::Local => rootfs::local(output, images, epoch_of(times), store, sources, progress).await?,
-            OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), store, sources, progress).await?,
+            OutputKind::Local => rootfs::local(output, images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?,
+            OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?,
             OutputKind::Oci { .. } | OutputKind::Docker => {
                 let form = form_of(request, output, Blobs::All)?;
                 let documents = documents::make(&form, images, store, sources, None, progress).await?;
@@ -219,6 +234,7 @@ fn form_of(request: &ExportRequest<'_>, output: &Output, blobs: Blobs) -> Result
         blobs,
         keep_foreign: output.keep_foreign,
         annotations: annotations::parse(request.annotations.iter().chain(&output.annotations))?,
+        tripwire: request.tripwire.clone(),
     })
 }
 
@@ -232,6 +248,7 @@ fn unpacked_form(request: &ExportRequest<'_>) -> Result<Form, ExportError> {
         blobs: Blobs::None,
         keep_foreign: false,
         annotations: annotations::parse(request.annotations.iter())?,
+        tripwire: request.tripwire.clone(),
     })
 }
 

@@ -27,6 +27,7 @@ use crate::image::FinalImage;
 use crate::oci::Platform;
 use crate::request::{Output, OutputDest};
 use crate::source::image::{ImageSources, Progress};
+use crate::tripwire::{Found, Tripwire, Watched};
 use crate::whole_file::WholeFile;
 
 /// Writes each image's tree into a directory.
@@ -34,13 +35,14 @@ pub(super) async fn local(
     output: &Output,
     images: &[FinalImage],
     epoch: Option<i64>,
+    tripwire: Option<&Arc<Tripwire>>,
     store: &Arc<Store>,
     sources: &ImageSources,
     progress: &dyn Progress,
 ) -> Result<(), ExportError> {
     let OutputDest::Path(dest) = &output.dest else { return Ok(()) };
     let split = output.platform_split.unwrap_or(images.len() > 1);
-    let trees = trees(images, epoch, store, sources, progress).await?;
+    let trees = trees(images, epoch, tripwire, store, sources, progress).await?;
     if !split {
         conflicts(&trees)?;
     }
@@ -71,12 +73,13 @@ pub(super) async fn tar(
     output: &Output,
     images: &[FinalImage],
     epoch: Option<i64>,
+    tripwire: Option<&Arc<Tripwire>>,
     store: &Arc<Store>,
     sources: &ImageSources,
     progress: &dyn Progress,
 ) -> Result<(), ExportError> {
     let split = output.platform_split.unwrap_or(images.len() > 1);
-    let trees = trees(images, epoch, store, sources, progress).await?;
+    let trees = trees(images, epoch, tripwire, store, sources, progress).await?;
     if !split {
         conflicts(&trees)?;
     }
@@ -101,6 +104,7 @@ type Trees = Vec<(Platform, ImageTree)>;
 async fn trees(
     images: &[FinalImage],
     epoch: Option<i64>,
+    tripwire: Option<&Arc<Tripwire>>,
     store: &Arc<Store>,
     sources: &ImageSources,
     progress: &dyn Progress,
@@ -108,9 +112,12 @@ async fn trees(
     let mut trees = Vec::with_capacity(images.len());
     for image in images {
         let dirs = sources.ensure_layers(&image.stack, progress).await?;
-        let (store, stack) = (Arc::clone(store), image.stack.clone());
+        let (store, stack, tripwire) = (Arc::clone(store), image.stack.clone(), tripwire.cloned());
         let tree = blocking(sources, move |_| {
             let mut tree = ImageTree::open(&stack, &dirs, &store)?;
+            if let Some(tripwire) = tripwire {
+                search(&tree, &tripwire)?;
+            }
             if let Some(seconds) = epoch {
                 for entry in &mut tree.toc.entries {
                     entry.meta.mtime = Timestamp { seconds, nanos: 0 };
@@ -123,6 +130,31 @@ async fn trees(
         trees.push((image.platform.clone(), tree));
     }
     Ok(trees)
+}
+
+/// Searches what steps of rbuild left in the tree for secrets: names, targets of links, contents.
+fn search(tree: &ImageTree, tripwire: &Tripwire) -> Result<(), ExportError> {
+    for entry in tree.made_here() {
+        let place = || format!("file {}", entry.path.display());
+        let in_link = match &entry.node {
+            Node::Symlink { target } => tripwire.find(target),
+            _ => None,
+        };
+        let mut found = tripwire.find(entry.path.as_bytes()).or(in_link);
+        if matches!(entry.node, Node::File { .. }) && found.is_none() {
+            let mut watched = Watched::new(Some(tripwire), io::sink());
+            let mut file = tree.open_file(&entry.path).map_err(ExportError::io("open the layer's file of", entry.path.as_path()))?;
+            let copied = io::copy(&mut file, &mut watched);
+            found = watched.finish();
+            if found.is_none() {
+                copied.map_err(ExportError::io("read the layer's file of", entry.path.as_path()))?;
+            }
+        }
+        if let Some(Found { id, form, .. }) = found {
+            return Err(ExportError::Secret { id, form, place: place() });
+        }
+    }
+    Ok(())
 }
 
 /// `linux_arm_v7`.

@@ -138,7 +138,14 @@ impl Bench {
 
     async fn export(&self, output: Output, tags: &[&str], images: &[FinalImage]) -> Result<Exported, ExportError> {
         let tags: Vec<Reference> = tags.iter().map(|tag| tag.parse().expect("tag")).collect();
-        let request = ExportRequest { outputs: &[output], tags: &tags, annotations: &BTreeMap::new(), source_date_epoch: None, timestamps: None };
+        let request = ExportRequest {
+            outputs: &[output],
+            tags: &tags,
+            annotations: &BTreeMap::new(),
+            source_date_epoch: None,
+            timestamps: None,
+            tripwire: None,
+        };
         export(&request, images, &self.store, &self.sources, &silent).await
     }
 
@@ -293,6 +300,7 @@ async fn a_name_alone_is_kept_and_can_be_built_on() {
         annotations: &BTreeMap::new(),
         source_date_epoch: None,
         timestamps: None,
+        tripwire: None,
     };
     let exported = export(&request, std::slice::from_ref(&image), &bench.store, &bench.sources, &silent).await.expect("named");
     assert!(exported.images[0].config.is_some());

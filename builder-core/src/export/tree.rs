@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use builder_snapshot::TreePath;
-use builder_snapshot::toc::{self, Node, Toc};
+use builder_snapshot::toc::{self, Node, Toc, TocEntry};
 
 use super::ExportError;
 use crate::content::{Stack, Store};
@@ -18,6 +18,8 @@ pub(super) struct ImageTree {
     pub(super) toc: Toc,
     /// Tables and directories of the layers, bottom first.
     layers: Vec<(Arc<Toc>, PathBuf)>,
+    /// Which of the layers are of images from elsewhere.
+    foreign: Vec<bool>,
 }
 
 impl ImageTree {
@@ -25,7 +27,17 @@ impl ImageTree {
     pub(super) fn open(stack: &Stack, dirs: &[PathBuf], store: &Store) -> Result<Self, ExportError> {
         let tocs = stack.layers.iter().map(|layer| store.read_toc(layer.id)).collect::<Result<Vec<_>, _>>()?;
         let toc = toc::merge(&tocs.iter().map(|toc| &**toc).collect::<Vec<_>>());
-        Ok(Self { toc, layers: tocs.into_iter().zip(dirs.iter().cloned()).collect() })
+        let foreign = stack.layers.iter().map(|layer| layer.is_from_image()).collect();
+        Ok(Self { toc, layers: tocs.into_iter().zip(dirs.iter().cloned()).collect(), foreign })
+    }
+
+    /// The entries that steps of rbuild left.
+    pub(super) fn made_here(&self) -> impl Iterator<Item = &TocEntry> {
+        let is_foreign = |path: &TreePath| {
+            let top = self.layers.iter().zip(&self.foreign).rev().find(|((toc, _), _)| toc.get(path).is_some());
+            top.is_none_or(|(_, foreign)| *foreign)
+        };
+        self.toc.entries.iter().filter(move |entry| !is_foreign(&entry.path))
     }
 
     /// Opens the regular file at `path`: that of the topmost layer that has one there.

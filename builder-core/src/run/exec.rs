@@ -149,9 +149,11 @@ impl Execution<'_> {
     /// Runs the process to its end. Blocks.
     #[must_use]
     pub fn run(self, cancel: &Cancel) -> ExecEnd {
-        let secrets: Vec<Vec<u8>> = self.used_secrets().map(|secret| secret.expose().to_vec()).collect();
-        let masker = Masker::new(&secrets);
-        let mut log = StepLog::new(Arc::clone(&self.target), self.log_path.clone(), &secrets);
+        let values = |secret: &Secret| secret.expose().to_vec();
+        // What another step was lent may have reached this one through a file.
+        let masker =
+            Masker::new(&self.used_secrets().map(values).collect::<Vec<_>>(), &self.settings.secrets.values().map(values).collect::<Vec<_>>());
+        let mut log = StepLog::new(Arc::clone(&self.target), self.log_path.clone(), masker.clone());
         match self.attempt(&mut log, &masker, cancel) {
             Ok(Some(layer)) => ExecEnd::Committed { layer, log: log.finish() },
             Ok(None) => ExecEnd::Stopped,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use builder_snapshot::exec::{OutputSink, OutputStream};
 
+use crate::tripwire;
+
 /// What stands where a secret stood.
 const MASK: &[u8] = b"****";
 
@@ -45,10 +47,9 @@ pub struct LogEnd {
 }
 
 impl StepLog {
-    /// A log that is kept at `path` once there is something to keep, without `secrets`.
+    /// A log that is kept at `path` once there is something to keep, without what `masker` masks.
     #[must_use]
-    pub fn new(target: Arc<dyn LogTarget>, path: PathBuf, secrets: &[Vec<u8>]) -> Self {
-        let masker = Masker::new(secrets);
+    pub fn new(target: Arc<dyn LogTarget>, path: PathBuf, masker: Masker) -> Self {
         Self { target, maskers: [masker.clone(), masker], path, file: None, failed: None, tail: Vec::new() }
     }
 
@@ -111,29 +112,54 @@ fn position(stream: OutputStream) -> usize {
 /// Replaces secrets in a stream of bytes, also where they are cut by reads.
 #[derive(Debug, Clone)]
 pub struct Masker {
-    /// Longest first, so that a secret that contains another goes as a whole.
-    secrets: Arc<[Vec<u8>]>,
+    secrets: Arc<Needles>,
     held: Vec<u8>,
 }
 
+/// What is masked.
+#[derive(Debug)]
+struct Needles {
+    /// By their first byte; longest first, so that a secret that contains another goes as a whole.
+    by_first: Vec<Vec<Vec<u8>>>,
+    is_empty: bool,
+}
+
+impl Needles {
+    fn new(mut all: Vec<Vec<u8>>) -> Self {
+        all.retain(|needle| needle.len() >= SHORTEST_MASKED_BYTES);
+        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
+        all.dedup();
+        let is_empty = all.is_empty();
+        let mut by_first = vec![Vec::new(); 256];
+        for needle in all {
+            by_first[usize::from(needle[0])].push(needle);
+        }
+        Self { by_first, is_empty }
+    }
+
+    /// Those that may begin where `rest` does.
+    fn beginning(&self, rest: &[u8]) -> &[Vec<u8>] {
+        rest.first().map_or(&[], |first| &self.by_first[usize::from(*first)])
+    }
+}
+
 impl Masker {
-    /// Masks `secrets`, also without the line end that files have and programs drop, and each long enough line of those with several.
+    /// Masks `own`, also without the line end that files have and programs drop, each long enough line of those with several, and what
+    /// common encodings make of them. Of `others`, which are lent to other steps, only what is too long to occur by chance is masked.
     #[must_use]
-    pub fn new(secrets: &[Vec<u8>]) -> Self {
+    pub fn new(own: &[Vec<u8>], others: &[Vec<u8>]) -> Self {
         let mut all: Vec<Vec<u8>> = Vec::new();
-        for secret in secrets {
+        for secret in own {
             all.push(secret.trim_ascii_end().to_vec());
             all.extend(secret.split(|&b| b == b'\n').map(|line| line.trim_ascii().to_vec()));
         }
-        all.retain(|secret| secret.len() >= SHORTEST_MASKED_BYTES);
-        all.sort_by(|a, b| b.len().cmp(&a.len()).then_with(|| a.cmp(b)));
-        all.dedup();
-        Self { secrets: all.into(), held: Vec::new() }
+        all.extend(own.iter().chain(others).flat_map(|secret| tripwire::patterns(secret).into_keys()));
+        Self { secrets: Arc::new(Needles::new(all)), held: Vec::new() }
     }
 
     /// What can be let out after `bytes` came in.
     pub fn mask(&mut self, bytes: &[u8]) -> Vec<u8> {
-        if self.secrets.is_empty() {
+        if self.secrets.is_empty {
             return bytes.to_vec();
         }
         self.held.extend_from_slice(bytes);
@@ -142,10 +168,11 @@ impl Masker {
         let mut rest = &held[..];
         while !rest.is_empty() {
             // A longer secret may begin here and be cut: then nothing can be said yet.
-            if self.secrets.iter().any(|secret| secret.len() > rest.len() && secret.starts_with(rest)) {
+            let candidates = self.secrets.beginning(rest);
+            if candidates.iter().any(|secret| secret.len() > rest.len() && secret.starts_with(rest)) {
                 break;
             }
-            match self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+            match candidates.iter().find(|secret| rest.starts_with(secret)) {
                 Some(secret) => {
                     out.extend_from_slice(MASK);
                     rest = &rest[secret.len()..];
@@ -172,7 +199,7 @@ impl Masker {
         let mut out = Vec::with_capacity(text.len());
         let mut rest = text;
         while let Some((&first, after)) = rest.split_first() {
-            if let Some(secret) = self.secrets.iter().find(|secret| rest.starts_with(secret)) {
+            if let Some(secret) = self.secrets.beginning(rest).iter().find(|secret| rest.starts_with(secret)) {
                 out.extend_from_slice(MASK);
                 rest = &rest[secret.len()..];
             } else {
@@ -192,7 +219,7 @@ mod tests {
 
     fn masked(secrets: &[&str], pieces: &[&str]) -> String {
         let secrets: Vec<_> = secrets.iter().map(|secret| secret.as_bytes().to_vec()).collect();
-        let mut masker = Masker::new(&secrets);
+        let mut masker = Masker::new(&secrets, &[]);
         let mut out: Vec<u8> = pieces.iter().flat_map(|piece| masker.mask(piece.as_bytes())).collect();
         out.extend(masker.finish());
         String::from_utf8(out).expect("text")
@@ -205,6 +232,9 @@ mod tests {
         assert_eq!(masked(&["abcd", "abcdef"], &["abcdef abcde", "g"]), "**** ****eg");
         assert_eq!(masked(&["line one\nline two\n"], &["x line two y"]), "x **** y");
         assert_eq!(masked(&["abc"], &["abc"]), "abc", "too short to hide");
+        assert_eq!(masked(&["hunter2hunter2"], &["aHVudGVyMmh1bn", "RlcjI= 68756e746572326", "8756e74657232"]), "****I= ****");
+        let mut other = Masker::new(&[], &[b"four".to_vec(), b"long enough".to_vec()]);
+        assert_eq!(other.mask(b"four long enough."), b"four ****.");
     }
 
     proptest! {

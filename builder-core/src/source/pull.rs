@@ -275,7 +275,7 @@ impl ImageSources {
         }
         if let Some((id, times)) = made_here_of(&origin.location) {
             let store = Arc::clone(&self.store);
-            let made = self.threads.run(move |stop| layer_blob(&store, id, times, Compression::Uncompressed, 1, &stop)).await;
+            let made = self.threads.run(move |stop| layer_blob(&store, id, times, Compression::Uncompressed, 1, None, &stop)).await;
             let made = made.map_err(|e| Failure::Source(e.to_string()))?.map_err(|e| Failure::Source(e.to_string()))?;
             let file = self.store.blobs().open(&made.digest)?;
             let plain = BlobOrigin { digest: made.digest, size: made.size, media_type: media::OCI_LAYER.into(), ..origin.clone() };
