@@ -33,10 +33,12 @@ Examples:
   rbuild --build-context base=../base .        use that directory where it says base
   rbuild --check .                             look for mistakes, build nothing
   rbuild --call=outline .                      list what a build takes
+  rbuild doctor                                tell what this machine lacks, and the remedy
 
 Exit status:
   0    built
   1    the build or its flags are wrong, or --check found something
+  3    this machine lets no step run; rbuild doctor says why
   100  a fault of rbuild
   102  out of memory or disk
   130  interrupted
@@ -59,6 +61,12 @@ Formats:
          out: {\"match\": true|false} or {\"error\": TEXT}
 
 A Dockerfile that cannot be parsed gives status 1.";
+
+const DOCTOR_STATUS: &str = "\
+Exit status:
+  0    every build can run
+  3    only builds without RUN can run, or none
+  1    doctor itself could not run";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -92,6 +100,9 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile and a context
     #[command(visible_alias = "b", after_help = EXAMPLES, args_override_self = true)]
     Build(Box<BuildArgs>),
+    /// Tell what this machine lets builds do, and what to do about the rest
+    #[command(after_help = DOCTOR_STATUS)]
+    Doctor(DoctorArgs),
     /// Print the version
     Version,
     /// Filter standard input: parse trees, variable expansion and ignore patterns, for tests and tools
@@ -101,6 +112,26 @@ pub(crate) enum Command {
         #[arg(value_enum, value_name = "FILTER")]
         filter: DebugFilter,
     },
+}
+
+/// Flags of `doctor`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DoctorArgs {
+    /// For people or for programs
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
+    pub(crate) format: DoctorFormat,
+    /// Print a profile of AppArmor that lets this program alone make user namespaces, and look at nothing
+    #[arg(long)]
+    pub(crate) apparmor_profile: bool,
+}
+
+/// How `doctor` answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum DoctorFormat {
+    /// For people.
+    Text,
+    /// For programs.
+    Json,
 }
 
 /// What `debug` shows.
@@ -282,7 +313,7 @@ pub(crate) struct LegacyArgs {
 const DOCKER_PREFIXES: [&str; 3] = ["buildx", "image", "builder"];
 
 /// Names of commands; anything else in their place is the first word of `build`.
-const COMMANDS: [&str; 5] = ["build", "b", "version", "debug", "help"];
+const COMMANDS: [&str; 6] = ["build", "b", "version", "doctor", "debug", "help"];
 
 /// Global flags that take a value as a word of its own.
 const GLOBAL_WITH_VALUE: [&str; 2] = ["--root", "--config"];

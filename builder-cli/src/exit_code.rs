@@ -2,7 +2,7 @@
 //!
 //! The exit status of a failed RUN is never ours: it stands in the message only.
 
-use builder_core::error::BuildError;
+use builder_core::error::{BuildError, StepError};
 
 /// How rbuild ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,6 +11,8 @@ pub(crate) enum ExitCode {
     Success,
     /// The build or its flags are wrong, or `--check` found something.
     Failure,
+    /// The machine does not let steps run; `rbuild doctor` says why.
+    Machine,
     /// A fault of rbuild.
     Internal,
     /// No memory or no disk left.
@@ -25,6 +27,7 @@ impl ExitCode {
         match self {
             Self::Success => 0,
             Self::Failure => 1,
+            Self::Machine => 3,
             Self::Internal => 100,
             Self::ResourceExhausted => 102,
             Self::Cancelled => 130,
@@ -36,6 +39,7 @@ impl ExitCode {
         match error {
             BuildError::Cancelled => Self::Cancelled,
             BuildError::Internal(_) => Self::Internal,
+            BuildError::Step { cause: StepError::Machine { .. }, .. } => Self::Machine,
             other if is_exhaustion(&other.to_string()) => Self::ResourceExhausted,
             _ => Self::Failure,
         }

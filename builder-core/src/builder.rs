@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use builder_snapshot::TreePath;
+use builder_snapshot::user_namespace::Isolation;
 use futures_util::future::join_all;
 /// Cancels a build from elsewhere.
 pub use tokio_util::sync::CancellationToken;
@@ -163,8 +164,10 @@ impl Build<'_> {
         let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
         let (steps_run, steps_cached) = (count(VertexState::Done), count(VertexState::Cached));
         vertices.finish_settling().await;
-        let Exported { metadata, digest, images } = exported;
-        Ok(BuildReport { images, digest, metadata, steps_run, steps_cached })
+        let Exported { mut metadata, digest, images } = exported;
+        let isolation = Isolation::current();
+        metadata.insert("rbuild.isolation".to_owned(), isolation.name().into());
+        Ok(BuildReport { images, digest, metadata, isolation, steps_run, steps_cached })
     }
 
     /// Asks the frontend until it lacks nothing.

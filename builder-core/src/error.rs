@@ -50,6 +50,14 @@ pub enum StepError {
         /// The status; 128 + n for signal n.
         code: i32,
     },
+    /// The machine does not let steps run: nothing is wrong with the build.
+    #[error("{message}")]
+    Machine {
+        /// What is refused, and why.
+        message: String,
+        /// What to do about the machine.
+        help: Option<String>,
+    },
     /// Everything else: a fragment that says what, where and what to do.
     #[error("{message}")]
     Other {
@@ -64,5 +72,14 @@ impl StepError {
     /// A failure without advice.
     pub fn other(message: impl Into<String>) -> Self {
         Self::Other { message: message.into(), help: None }
+    }
+
+    /// What to do, if anything is known.
+    #[must_use]
+    pub fn help(&self) -> Option<&str> {
+        match self {
+            Self::ExitCode { .. } => None,
+            Self::Machine { help, .. } | Self::Other { help, .. } => help.as_deref(),
+        }
     }
 }

@@ -6,6 +6,8 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use builder_snapshot::user_namespace::Isolation;
+
 use crate::frontend::Frontend;
 use crate::oci::{Platform, Reference, Sha256Digest};
 use crate::secret::Secret;
@@ -245,6 +247,8 @@ pub struct BuildReport {
     pub digest: Option<Sha256Digest>,
     /// Exporters' answers, as in `--metadata-file` (`features.md` D8).
     pub metadata: serde_json::Map<String, serde_json::Value>,
+    /// On which rung the build stood: what its steps were kept in.
+    pub isolation: Isolation,
     /// Steps that ran, and steps that were found in the store.
     pub steps_run: usize,
     /// Found in the store.

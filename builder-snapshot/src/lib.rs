@@ -20,7 +20,9 @@ pub mod toc;
 mod sys;
 
 pub mod cache_mount;
+pub mod diagnosis;
 pub mod diff;
+pub mod doctor;
 pub mod exec;
 pub mod layer;
 pub mod root;

@@ -12,7 +12,7 @@ use std::path::Path;
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat, Timespec, Timestamps, XattrFlags};
 use rustix::io::Errno;
 
-use crate::layer::stand_in;
+use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::sys;
 use crate::toc::{Meta, Timestamp};
@@ -243,14 +243,18 @@ pub(crate) fn set_mtime_at(dir: impl AsFd, name: &Path, mtime: Timestamp) -> io:
 /// set-id bits and capabilities). What is right already is left alone: on a journaled file system a look is ten times cheaper than a change.
 pub(crate) fn set_meta_of(file: impl AsFd, meta: &Meta) -> io::Result<()> {
     let stat = fs::fstat(&file)?;
-    let chown = (stat.st_uid, stat.st_gid) != (meta.uid, meta.gid);
+    let chown = stand_in::owner_of_stat(&stat) != (meta.uid, meta.gid);
     if chown {
         stand_in::set_owner(&file, meta.uid, meta.gid)?;
     }
     if stat.st_mode & 0o7777 != meta.mode || (chown && meta.mode & 0o6000 != 0) {
-        fs::fchmod(&file, Mode::from_raw_mode(meta.mode))?;
+        stand_in::set_mode(&file, &stat, meta.mode)?;
     }
     for (name, value) in &meta.xattrs {
+        if **name == *xattr::CAPABILITY {
+            stand_in::set_capability(&file, value)?;
+            continue;
+        }
         match fs::fsetxattr(&file, sys::fs::name(name), value, XattrFlags::empty()) {
             // A file system without user attributes (tmpfs before 6.6): the tree is of use without them, not so without capabilities.
             Err(Errno::OPNOTSUPP) if name.starts_with(b"user.") => {}

@@ -503,5 +503,6 @@ fn entry_kind(kind: FileType) -> Option<EntryKind> {
 /// What `stat` says of a file's metadata; attributes are not in it.
 pub(crate) fn meta_of_stat(stat: &Stat) -> Meta {
     let mode = if sys::fs::file_type(stat) == FileType::Symlink { 0o777 } else { stat.st_mode & 0o7777 };
-    Meta { mode, uid: stat.st_uid, gid: stat.st_gid, mtime: sys::fs::mtime(stat), made_by_step: false, xattrs: Vec::new() }
+    let (uid, gid) = stand_in::owner_of_stat(stat);
+    Meta { mode, uid, gid, mtime: sys::fs::mtime(stat), made_by_step: false, xattrs: Vec::new() }
 }

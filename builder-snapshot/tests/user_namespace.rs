@@ -21,8 +21,19 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 /// Set in the namespace.
 const INSIDE: &str = "RBUILD_TEST_INSIDE";
 
-/// Runs `test`, whose name is `name`, in a user namespace: with the user's ranges or with one id.
-fn inside(name: &str, ranges: bool, test: fn(&Path)) {
+/// What a test runs with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Ids {
+    /// A user namespace with the user's ranges.
+    Ranges,
+    /// A user namespace with one id.
+    One,
+    /// No user namespace.
+    None,
+}
+
+/// Runs `test`, whose name is `name`, as an ordinary user with these ids.
+fn inside(name: &str, ids: Ids, test: fn(&Path)) {
     if let Some(dir) = std::env::var_os(INSIDE) {
         return test(Path::new(&dir));
     }
@@ -37,11 +48,14 @@ fn inside(name: &str, ranges: bool, test: fn(&Path)) {
     // The place of the test's executable may be out of that user's reach.
     let copy = dir.path().join("test");
     copy_executable(&copy);
-    let map: &[&str] = if ranges { &["--map-auto", "--map-root-user"] } else { &["--map-root-user"] };
+    let enter: &[&str] = match ids {
+        Ids::Ranges => &["unshare", "--mount", "--map-auto", "--map-root-user", "--"],
+        Ids::One => &["unshare", "--mount", "--map-root-user", "--"],
+        Ids::None => &[],
+    };
     let output = Command::new("setpriv")
-        .args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "--", "unshare", "--mount"])
-        .args(map)
-        .arg("--")
+        .args([&format!("--reuid={uid}"), &format!("--regid={gid}"), "--clear-groups", "--"])
+        .args(enter)
         .arg(&copy)
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, dir.path())
@@ -63,6 +77,9 @@ fn make(dir: &Path, names: &[&str]) {
         fs::create_dir_all(dir.join(name)).expect(name);
     }
 }
+
+/// cap_net_raw=ep, as the kernel keeps it in version 2.
+const CAPABILITY: [u8; 20] = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 struct Mounted(OwnedFd);
 
@@ -94,7 +111,7 @@ fn xattr(path: &Path, name: &str) -> Option<Vec<u8>> {
 
 #[test]
 fn overlay_needs_userxattr_to_remove_lower_directories() {
-    inside("overlay_needs_userxattr_to_remove_lower_directories", true, |dir| {
+    inside("overlay_needs_userxattr_to_remove_lower_directories", Ids::Ranges, |dir| {
         make(dir, &["lower/d/e", "lower/gone", "upper", "work"]);
         let without = overlay(dir, &[], &[]).expect("it mounts");
         fs::remove_dir_all(without.path("d")).expect_err("whiteouts cannot be put into a directory without marks: userxattr is not needed any more");
@@ -114,7 +131,7 @@ fn overlay_needs_userxattr_to_remove_lower_directories() {
 
 #[test]
 fn overlay_has_no_redirects() {
-    inside("overlay_has_no_redirects", true, |dir| {
+    inside("overlay_has_no_redirects", Ids::Ranges, |dir| {
         make(dir, &["lower/d", "upper", "work"]);
         assert_eq!(overlay(dir, &["userxattr"], &[("redirect_dir", "on")]).err(), Some(Errno::INVAL));
         let mount = overlay(dir, &["userxattr"], &[("redirect_dir", "nofollow")]).expect("it mounts");
@@ -125,7 +142,7 @@ fn overlay_has_no_redirects() {
 
 #[test]
 fn nodes_attributes_and_owners_that_a_namespace_refuses() {
-    inside("nodes_attributes_and_owners_that_a_namespace_refuses", true, |dir| {
+    inside("nodes_attributes_and_owners_that_a_namespace_refuses", Ids::Ranges, |dir| {
         let node = |name: &str, kind, device| mknodat(CWD, dir.join(name), kind, Mode::from_raw_mode(0o600), device);
         assert_eq!(node("null", FileType::CharacterDevice, makedev(1, 3)), Err(Errno::PERM));
         assert_eq!(node("disk", FileType::BlockDevice, makedev(8, 0)), Err(Errno::PERM));
@@ -137,9 +154,8 @@ fn nodes_attributes_and_owners_that_a_namespace_refuses() {
         assert_eq!(set("trusted.x", b"1"), Err(Errno::PERM));
         assert_eq!(set("security.x", b"1"), Err(Errno::PERM));
         assert_eq!(set("user.x", b"1"), Ok(()));
-        let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-        assert_eq!(set("security.capability", &capability), Ok(()));
-        assert_eq!(xattr(&file, "security.capability").as_deref(), Some(&capability[..]), "version 2 inside, whatever it is on disk");
+        assert_eq!(set("security.capability", &CAPABILITY), Ok(()));
+        assert_eq!(xattr(&file, "security.capability").as_deref(), Some(&CAPABILITY[..]), "version 2 inside, whatever it is on disk");
         chown(&file, Some(65_535), Some(65_535)).expect("in the map");
         assert_eq!(chown(&file, Some(70_000), None).expect_err("not in the map").raw_os_error(), Some(Errno::INVAL.raw_os_error()));
     });
@@ -147,7 +163,7 @@ fn nodes_attributes_and_owners_that_a_namespace_refuses() {
 
 #[test]
 fn a_namespace_is_told_from_the_first_one() {
-    inside("a_namespace_is_told_from_the_first_one", true, |_| {
+    inside("a_namespace_is_told_from_the_first_one", Ids::Ranges, |_| {
         let map = IdMap::current();
         assert!(!map.is_initial && !map.is_one_id, "{map:?}");
     });
@@ -155,7 +171,7 @@ fn a_namespace_is_told_from_the_first_one() {
 
 #[test]
 fn one_id_is_told_from_a_range() {
-    inside("one_id_is_told_from_a_range", false, |_| {
+    inside("one_id_is_told_from_a_range", Ids::One, |_| {
         let map = IdMap::current();
         assert!(!map.is_initial && map.is_one_id, "{map:?}");
     });
@@ -202,16 +218,27 @@ fn layer(dir: &Path) -> PathBuf {
     writer.put_device(&tree_path("null"), Device { block: false, major: 1, minor: 3 }, &owned(0, 6, 0o666)).expect("device");
     writer.put_device(&tree_path("disk"), Device { block: true, major: 8, minor: 1 }, &owned(0, 0, 0o600)).expect("device");
     writer.put_file(&tree_path("near"), FileContent::Bytes(b""), &owned(7, 8, 0o644)).expect("file");
+    writer.make_dir(&tree_path("locked"), &owned(0, 0, 0o100)).expect("directory");
+    let capability = (b"security.capability".as_slice().into(), CAPABILITY.as_slice().into());
+    writer.put_file(&tree_path("locked/file"), FileContent::Bytes(b"y"), &Meta { xattrs: vec![capability], ..owned(3, 4, 0) }).expect("file");
     let toc = writer.finish().expect("table");
     snapshot.commit_written(toc).expect("commit").publish(&dir.join("layers")).expect("publish")
 }
 
-fn check_stand_ins(dir: &Path) {
+/// A layer that says the same on disk as in its table.
+fn layer_that_reads_back(dir: &Path) -> (PathBuf, Toc) {
     let layer = layer(dir);
     let toc = Toc::unseal(&fs::read(layer.parent().expect("a layer").join("toc")).expect("table")).expect("table");
     let tree = MergedTree::open(std::slice::from_ref(&layer)).expect("tree");
     let found = |path: &str| tree.lookup(&tree_path(path)).expect(path).expect(path);
-    for (path, owner, mode) in [("far", (100_000, 200_000), 0o2750), ("far/file", (100_000, 5), 0o4711), ("near", (7, 8), 0o644)] {
+    let files = [
+        ("far", (100_000, 200_000), 0o2750),
+        ("far/file", (100_000, 5), 0o4711),
+        ("near", (7, 8), 0o644),
+        ("locked", (0, 0), 0o100),
+        ("locked/file", (3, 4), 0),
+    ];
+    for (path, owner, mode) in files {
         let entry = toc.get(&tree_path(path)).expect(path);
         assert_eq!((entry.meta.uid, entry.meta.gid, entry.meta.mode), (owner.0, owner.1, mode), "{path} in the table");
         assert_eq!(found(path).meta, entry.meta, "{path} on disk");
@@ -219,7 +246,11 @@ fn check_stand_ins(dir: &Path) {
     assert_eq!(found("null").kind, FoundKind::CharDevice { major: 1, minor: 3 });
     assert_eq!(found("disk").kind, FoundKind::BlockDevice { major: 8, minor: 1 });
     assert_eq!(found("null").meta, toc.get(&tree_path("null")).expect("null").meta);
+    (layer, toc)
+}
 
+fn check_stand_ins(dir: &Path) {
+    let (layer, _) = layer_that_reads_back(dir);
     // A program sees files that are root's. What it leaves alone is no change, what it renames is still what it was, what it gives away is given away.
     let started = Timestamp { seconds: 1_700_000_000, nanos: 0 };
     let snapshot = ActiveSnapshot::create(&dir.join("tmp"), &[layer]).expect("snapshot");
@@ -248,10 +279,35 @@ fn check_stand_ins(dir: &Path) {
 
 #[test]
 fn what_the_disk_cannot_hold_is_read_back_with_a_range() {
-    inside("what_the_disk_cannot_hold_is_read_back_with_a_range", true, check_stand_ins);
+    inside("what_the_disk_cannot_hold_is_read_back_with_a_range", Ids::Ranges, check_stand_ins);
 }
 
 #[test]
 fn what_the_disk_cannot_hold_is_read_back_with_one_id() {
-    inside("what_the_disk_cannot_hold_is_read_back_with_one_id", false, check_stand_ins);
+    inside("what_the_disk_cannot_hold_is_read_back_with_one_id", Ids::One, check_stand_ins);
+}
+
+#[test]
+fn what_the_disk_cannot_hold_is_read_back_without_a_namespace() {
+    inside("what_the_disk_cannot_hold_is_read_back_without_a_namespace", Ids::None, |dir| {
+        let map = IdMap::current();
+        assert!(map.is_powerless && !map.is_initial, "{map:?}");
+        let (layer, toc) = layer_that_reads_back(dir);
+        // On disk nothing binds its owner, nor gives anybody rights.
+        let mode = |path: &str| fs::symlink_metadata(layer.join(path)).expect(path).mode() & 0o7777;
+        assert_eq!((mode("far"), mode("far/file"), mode("locked"), mode("locked/file")), (0o750, 0o711, 0o700, 0o600));
+        // Two names of one file, a link instead of a copy: what is compared is what is meant.
+        let tree = MergedTree::open(std::slice::from_ref(&layer)).expect("tree");
+        let snapshot = ActiveSnapshot::create(&dir.join("tmp"), &[]).expect("snapshot");
+        let mut writer = snapshot.writer().expect("writer");
+        let found = tree.lookup(&tree_path("locked/file")).expect("found").expect("found");
+        let Some(Node::File { size, digest }) = toc.get(&tree_path("locked/file")).map(|entry| entry.node.clone()) else { panic!("a file") };
+        let content = FileContent::LinkTo { path: &layer.join("locked/file"), size, digest };
+        writer.put_file(&tree_path("linked"), content, &found.meta).expect("linked");
+        assert_eq!(fs::metadata(snapshot.upper().join("linked")).expect("linked").nlink(), 2);
+        // What is set anew leaves nothing of the old behind.
+        writer.set_meta(&tree_path("linked"), &owned(0, 0, 0o644)).expect("set");
+        drop(writer);
+        assert!(xattr(&snapshot.upper().join("linked"), "user.rbuild.owner").is_none());
+    });
 }

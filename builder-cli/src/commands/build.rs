@@ -12,7 +12,7 @@ use builder_core::export::write_small_file;
 use builder_core::request::{BuildReport, BuildRequest};
 use builder_core::source::image::ImageSources;
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
-use builder_snapshot::user_namespace::{Entered, Ids};
+use builder_snapshot::user_namespace::{Entered, Ids, Isolation};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -31,6 +31,7 @@ use crate::{config, render, stdin_context};
 const RUNTIME_THREADS: usize = 2;
 
 /// Lines of progress for what is read here. The engine counts from 0 and never comes so far.
+const ISOLATION: TaskId = TaskId(u64::MAX - 2);
 const READING_DOCKERFILE: TaskId = TaskId(u64::MAX - 1);
 const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 
@@ -40,8 +41,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
     let palette = Palette::of(environment);
     let environment = &environment.with_outside(entered.outside);
     let mut plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
-    if let Ids::One { reason } = &entered.ids {
-        plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {reason}"));
+    if let Ids::One { lack } = &entered.ids {
+        plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {lack}"));
     }
     for warning in &plan.warnings {
         if !plan.quiet {
@@ -107,6 +108,7 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
     if plan.options.context_ignore.is_some() {
         sink.already_done(READING_IGNORE_FILE, "[internal] load .dockerignore".to_owned());
     }
+    sink.already_done(ISOLATION, format!("[internal] isolation: {}", Isolation::current().describe()));
     let sink: Arc<dyn EventSink> = Arc::new(sink);
     let outcome = builder.build(request(plan), sink, interrupts.cancel.clone()).await;
     let warnings = progress.finish();

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use builder_core::diagnostic::{Diagnostic, Severity};
-use builder_core::error::{BuildError, StepError};
+use builder_core::error::BuildError;
 use builder_core::graph::{SourceLocation, SourceText};
 use builder_frontend::diagnostic::Problem;
 use builder_frontend::source::SourceFile;
@@ -53,7 +53,9 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) 
     }
     let message = clean_lines(&error.to_string());
     let _ = writeln!(text, "{} failed to build: failed to solve: {message}", Palette::paint(&palette.error, "ERROR:"));
-    if let BuildError::Step { cause: StepError::Other { help: Some(help), .. }, .. } = error {
+    if let BuildError::Step { cause, .. } = error
+        && let Some(help) = cause.help()
+    {
         let _ = writeln!(text, "  = help: {}", clean_lines(help));
     }
     if let BuildError::Internal(_) = error {
@@ -160,6 +162,8 @@ fn clean_lines(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use builder_core::error::StepError;
+
     use super::*;
 
     fn source() -> Arc<SourceText> {

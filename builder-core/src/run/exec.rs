@@ -16,13 +16,15 @@ use std::sync::Arc;
 
 use builder_snapshot::cache_mount::{self, CacheLease, CacheMounts, Published, Seed};
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
+use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::{
-    self, Cancel, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
+    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
-use builder_snapshot::{Sha256Digest, TreePath};
+use builder_snapshot::user_namespace::{self, Isolation};
+use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
 
 use super::log::{LogEnd, LogTarget, Masker, StepLog};
 use super::ssh::AgentProxy;
@@ -113,6 +115,9 @@ pub fn check(op: &ExecOp, settings: &ExecSettings) -> Result<(), StepError> {
         }
         Err(StepError::Other { message: format!("entitlement {name} is not allowed"), help: Some(format!("allow it with --allow {name}")) })
     };
+    if Isolation::current() == Isolation::None {
+        return Err(refused_by_machine());
+    }
     // Whoever makes it the default of the whole build has allowed it.
     if op.network == Network::Host && settings.network != Network::Host {
         allowed(Entitlement::NetworkHost, "network.host")?;
@@ -135,6 +140,37 @@ pub fn check(op: &ExecOp, settings: &ExecSettings) -> Result<(), StepError> {
         }
     }
     Ok(())
+}
+
+/// Why no process can run at all.
+fn refused_by_machine() -> StepError {
+    let message = "cannot run a step: ";
+    match user_namespace::lack() {
+        Some(Lack { cause, remedy, .. }) => StepError::Machine { message: format!("{message}{cause}"), help: Some(remedy.clone()) },
+        // Of a program that embeds the builder.
+        None => StepError::Machine {
+            message: format!("{message}this process may not mount (CAP_SYS_ADMIN), and has entered no user namespace"),
+            help: Some("call builder_snapshot::enter_user_namespace before the first thread is started".to_owned()),
+        },
+    }
+}
+
+fn exec_failed(error: &ExecError, masker: &Masker) -> StepError {
+    match error {
+        ExecError::Sandbox { action, source, remedy } => StepError::Machine {
+            message: mask_text(masker, &format!("cannot {action}: {source}")),
+            help: Some(remedy.trim_start_matches("; ").to_owned()).filter(|help| !help.is_empty()),
+        },
+        other => StepError::other(mask_text(masker, &other.to_string())),
+    }
+}
+
+fn mount_failed(error: SnapshotError) -> StepError {
+    match error {
+        // A full disk is no forbidding machine.
+        SnapshotError::Mount { ref source, .. } if source.kind() != std::io::ErrorKind::StorageFull => StepError::Machine { message: error.to_string(), help: None },
+        other => text(other),
+    }
 }
 
 /// What is kept alive while the process runs, and what is done with it afterwards.
@@ -183,7 +219,7 @@ impl Execution<'_> {
         let top_lower = self.stubs.prepare(&tree, &targets).map_err(text)?;
         // The tree's descriptors are not needed any more.
         drop(tree);
-        let root = snapshot.mount(top_lower.as_deref()).map_err(text)?;
+        let root = snapshot.mount(top_lower.as_deref()).map_err(mount_failed)?;
 
         let network = effective_network(self.op, self.settings.network);
         let spec = ProcessSpec {
@@ -204,7 +240,7 @@ impl Execution<'_> {
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
         };
-        let end = exec::run(spec, log, Some(cancel)).map_err(|e| StepError::other(mask_text(masker, &e.to_string())));
+        let end = exec::run(spec, log, Some(cancel)).map_err(|e| exec_failed(&e, masker));
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
             publish_caches(held.leases, self.target.as_ref());

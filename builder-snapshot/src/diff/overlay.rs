@@ -161,10 +161,10 @@ impl Walk<'_> {
             for name in sys::fs::list_xattrs(&dir)? {
                 if *name == *opaque {
                     is_opaque = sys::fs::get_xattr(&dir, opaque)?.as_deref() == Some(b"y");
-                } else if xattr::belongs(&name)
+                } else if let Some(meant) = xattr::meant(&name)
                     && let Some(value) = sys::fs::get_xattr(&dir, &name)?
                 {
-                    xattrs.push((name, value));
+                    xattrs.push((meant, value));
                 }
             }
             xattrs.sort();

@@ -2,6 +2,9 @@
 
 use std::io;
 
+use rustix::io::Errno;
+
+use crate::diagnosis::{self, Facility, Refused, Surroundings};
 use crate::error::SnapshotError;
 
 /// The process did not start, or was lost sight of.
@@ -40,9 +43,24 @@ pub enum ExecError {
         action: String,
         /// What the kernel answered.
         source: io::Error,
-        /// With a leading `; `, or empty.
-        remedy: &'static str,
+        /// With a leading `; `.
+        remedy: String,
     },
+}
+
+impl ExecError {
+    /// What the kernel refuses, with the remedy that is known for it, or the one that the machine's state suggests.
+    pub(super) fn refused(action: String, source: impl Into<io::Error>, remedy: &str) -> Self {
+        let source = source.into();
+        let remedy = match Errno::from_io_error(&source) {
+            Some(errno) if remedy.is_empty() => {
+                let what = Refused { facility: Facility::Sandbox, action: &action, errno };
+                format!("; {}", diagnosis::refused(what, &Surroundings::read()).remedy)
+            }
+            _ => remedy.to_owned(),
+        };
+        Self::Sandbox { action, source, remedy }
+    }
 }
 
 /// A user or group cannot be resolved.

@@ -19,6 +19,7 @@ mod supervise;
 mod user;
 
 pub use error::{ExecError, StubError, UserError};
+pub use seccomp::has_filter;
 pub use supervise::run;
 pub use user::{resolve_owner, resolve_user};
 

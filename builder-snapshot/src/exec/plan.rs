@@ -32,7 +32,7 @@ use crate::sys::child::{
     STAGE, Step, Target,
 };
 use crate::sys::process::above_streams;
-use crate::user_namespace::IdMap;
+use crate::user_namespace::{self, IdMap};
 
 /// CHOWN DAC_OVERRIDE FOWNER FSETID KILL SETGID SETUID SETPCAP NET_BIND_SERVICE NET_RAW SYS_CHROOT MKNOD AUDIT_WRITE SETFCAP.
 const DEFAULT_CAPABILITIES: u64 = 0xA804_25FB;
@@ -143,7 +143,7 @@ impl SandboxPlan {
     pub(super) fn explain(&self, index: usize, failure: Failure) -> ExecError {
         match self.steps.get(index) {
             Some(step) => explain(step, failure, &self.program),
-            None => ExecError::Sandbox { action: "understand the child".to_owned(), source: failure.errno.into(), remedy: "" },
+            None => ExecError::refused("understand the child".to_owned(), failure.errno, ""),
         }
     }
 }
@@ -152,7 +152,7 @@ impl SandboxPlan {
 const HOSTNAME_MAX_BYTES: usize = 64;
 
 fn sandbox<E: Into<io::Error>>(action: &str) -> impl FnOnce(E) -> ExecError {
-    move |error| ExecError::Sandbox { action: action.to_owned(), source: error.into(), remedy: "" }
+    move |error| ExecError::refused(action.to_owned(), error, "")
 }
 
 /// Last of equal names wins, in the place of the first; HOME is added.
@@ -366,8 +366,7 @@ fn devices(insecure: bool) -> Result<Vec<DeviceNode>, ExecError> {
         for device in &mut devices {
             let path = Path::new("/dev").join(OsStr::from_bytes(device.name.as_bytes()));
             let mount = crate::sys::mount::detach_host(&path);
-            device.existing =
-                Some(mount.map_err(|source| ExecError::Sandbox { action: format!("show the machine's {}", path.display()), source, remedy: "" })?);
+            device.existing = Some(mount.map_err(|source| ExecError::refused(format!("show the machine's {}", path.display()), source, ""))?);
         }
     }
     Ok(devices)
@@ -533,17 +532,10 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
         }
         Step::Attach { target, .. } => return target_error(target, failure),
         Step::NewMount { target, .. } if failure.detail != DETAIL_FILE_SYSTEM => return target_error(target, failure),
-        Step::MakeMount { kind, existing, .. } => (
-            format!("mount {} on {}", kind.to_string_lossy(), existing.to_string_lossy()),
-            match failure.errno {
-                Errno::PERM => "; inside a container the outer one must allow it (unmasked /proc, CAP_SYS_ADMIN)",
-                _ => "",
-            },
-        ),
+        Step::MakeMount { kind, existing, .. } => (format!("mount {} on {}", kind.to_string_lossy(), existing.to_string_lossy()), ""),
         Step::NewMount { kind, target, .. } => (
             format!("mount {} on {}", kind.to_string_lossy(), target.path.to_string_lossy()),
             match failure.errno {
-                Errno::PERM => "; inside a container the outer one must allow it (unmasked /proc, CAP_SYS_ADMIN)",
                 Errno::NODEV => "; this kernel has no such file system",
                 _ => "",
             },
@@ -564,9 +556,10 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
             return ExecError::Image { action: format!("enter working directory {}", path.to_string_lossy()), reason };
         }
         Step::CloseOthers { .. } => (action("close descriptors".to_owned()), ""),
-        Step::PrivateMounts => (action("make the mount table private".to_owned()), "; rbuild needs CAP_SYS_ADMIN to run a step"),
+        Step::PrivateMounts => (action("make the mount table private".to_owned()), ""),
         Step::EnterRoot { .. } => {
-            (action("enter the root file system".to_owned()), "; on a machine that runs from its initial ramdisk no other root can be entered")
+            let remedy = "; on a machine that runs from its initial ramdisk no other root can be entered";
+            (action("enter the root file system".to_owned()), if failure.errno == Errno::INVAL { remedy } else { "" })
         }
         Step::FillDev { .. } => (action("fill /dev".to_owned()), "; rbuild needs CAP_MKNOD to run a step"),
         Step::Narrow { subpath, .. } => (format!("mount {}", subpath.to_string_lossy()), ""),
@@ -583,12 +576,15 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
         Step::Session => (action("begin a session".to_owned()), ""),
         Step::Seccomp { .. } => (action("load the system call filter".to_owned()), "; the kernel needs CONFIG_SECCOMP_FILTER"),
         Step::BoundCapabilities { .. } | Step::SetCapabilities { .. } => (action("drop capabilities".to_owned()), ""),
+        Step::Become { uid, gid, .. } if failure.errno == Errno::INVAL && IdMap::current().is_one_id => {
+            // Said when the namespace was entered; a program that entered it by other means knows why.
+            let why = user_namespace::lack().map_or_else(|| "give the user some in /etc/subuid and /etc/subgid".to_owned(), ToString::to_string);
+            let remedy = format!("; without subordinate ids there is only user 0: {why}");
+            return ExecError::refused(format!("become user {uid}:{gid}"), source, &remedy);
+        }
         Step::Become { uid, gid, .. } => (
             format!("become user {uid}:{gid}"),
             match failure.errno {
-                Errno::INVAL if IdMap::current().is_one_id => {
-                    "; without subordinate ids there is only user 0: give this machine's user some in /etc/subuid and /etc/subgid"
-                }
                 Errno::INVAL if !IdMap::current().is_initial => "; the user's ranges in /etc/subuid and /etc/subgid are too small for it",
                 _ => "",
             },
@@ -596,7 +592,7 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
         Step::DieWithParent => (action("tie the process to rbuild's life".to_owned()), ""),
         Step::CleanProcess => (action("reset signals and descriptors".to_owned()), ""),
     };
-    ExecError::Sandbox { action, source, remedy }
+    ExecError::refused(action, source, remedy)
 }
 
 fn program_error(program: &str, failure: Failure) -> ExecError {

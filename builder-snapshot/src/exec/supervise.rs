@@ -26,22 +26,13 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
         output.warning(warning);
     }
     let out_of_memory_before = out_of_memory_kills();
-    let mut child = process::spawn(&mut plan.steps, plan.own_network).map_err(|source| ExecError::Sandbox {
-        action: "start a process in namespaces of its own".to_owned(),
-        remedy: match source.raw_os_error() {
-            Some(libc::EPERM) => "; rbuild needs CAP_SYS_ADMIN for this",
-            Some(libc::ENOSPC) => "; raise the limits in /proc/sys/user",
-            Some(libc::EAGAIN) => "; too many processes: raise the limit on processes, or run fewer steps at once",
-            _ => "",
-        },
-        source,
-    })?;
-    let lost = |source| ExecError::Sandbox { action: "watch the process".to_owned(), source, remedy: "" };
+    let mut child = process::spawn(&mut plan.steps, plan.own_network)
+        .map_err(|source| ExecError::refused("start a process in namespaces of its own".to_owned(), source, ""))?;
+    let lost = |source| ExecError::refused("watch the process".to_owned(), source, "");
     let cancelled = watch(&child, [&plan.stdout, &plan.stderr], output, cancel).map_err(lost)?;
-    let status = child.wait().map_err(|source| ExecError::Sandbox {
-        action: "learn how the process ended".to_owned(),
-        source,
-        remedy: "; nothing else in this program may wait for children it did not start, nor ignore SIGCHLD",
+    let status = child.wait().map_err(|source| {
+        let remedy = "; nothing else in this program may wait for children it did not start, nor ignore SIGCHLD";
+        ExecError::refused("learn how the process ended".to_owned(), source, remedy)
     })?;
     if cancelled {
         return Ok(ExitReport::Cancelled);

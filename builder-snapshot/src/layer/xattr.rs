@@ -11,6 +11,9 @@ use std::os::fd::AsFd;
 
 use crate::sys;
 use crate::toc::Xattrs;
+use crate::user_namespace::IdMap;
+
+use super::stand_in;
 
 /// File capabilities.
 pub(crate) const CAPABILITY: &[u8] = b"security.capability";
@@ -18,7 +21,7 @@ pub(crate) const CAPABILITY: &[u8] = b"security.capability";
 /// Whether an attribute of this name may come in from outside and is part of what a tree holds.
 #[must_use]
 pub(crate) fn belongs(name: &[u8]) -> bool {
-    name == CAPABILITY || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(super::stand_in::PREFIX))
+    name == CAPABILITY || (name.starts_with(b"user.") && !name.starts_with(b"user.overlay.") && !name.starts_with(stand_in::PREFIX))
 }
 
 /// Whether an attribute that a RUN left is part of its layer.
@@ -31,12 +34,20 @@ pub(crate) fn exported_from_run(name: &[u8]) -> bool {
 pub(crate) fn read(file: impl AsFd) -> io::Result<Xattrs> {
     let mut xattrs = Vec::new();
     for name in sys::fs::list_xattrs(&file)? {
-        if belongs(&name)
+        if let Some(meant) = meant(&name)
             && let Some(value) = sys::fs::get_xattr(&file, &name)?
         {
-            xattrs.push((name, value));
+            xattrs.push((meant, value));
         }
     }
     xattrs.sort();
     Ok(xattrs)
+}
+
+/// The attribute of the tree that one of this name on disk is; none if it does not belong to the tree.
+pub(crate) fn meant(name: &[u8]) -> Option<Box<[u8]>> {
+    if name == stand_in::CAPABILITY && !IdMap::current().is_initial {
+        return Some(CAPABILITY.into());
+    }
+    belongs(name).then(|| name.into())
 }

@@ -183,7 +183,8 @@ impl TreeWriter {
     fn place_dir(&mut self, path: &TreePath, meta: &Meta) -> Result<(), SnapshotError> {
         let meta = cleaned(meta);
         self.at_parent(path, "make directory", |parent, name| {
-            fs::mkdirat(parent, name, Mode::from_raw_mode(meta.mode & 0o777))?;
+            // Whatever the mode is to be, it is opened before it gets it.
+            fs::mkdirat(parent, name, Mode::from_raw_mode(meta.mode & 0o777 | 0o700))?;
             let dir = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             set_meta_of(&dir, &meta)
         })?;
@@ -234,7 +235,7 @@ impl TreeWriter {
             if is_dir || is_file {
                 let file = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
                 for old in sys::fs::list_xattrs(&file)? {
-                    if (xattr::belongs(&old) || stand_in::says_owner(&old)) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
+                    if (xattr::belongs(&old) || stand_in::says_meta(&old)) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
                         fs::fremovexattr(&file, sys::fs::name(&old))?;
                     }
                 }
@@ -275,7 +276,8 @@ impl TreeWriter {
         let stop = self.stop.clone();
         let written = self.at_parent(path, "write", |parent, name| {
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let mut file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(meta.mode & 0o777))?);
+            let mode = stand_in::held_mode(meta.mode & 0o777, false);
+            let mut file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(mode))?);
             let (size, digest, expected) = match content {
                 FileContent::Bytes(bytes) => {
                     file.write_all(bytes)?;

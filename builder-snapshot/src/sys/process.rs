@@ -40,11 +40,17 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     // A handler of the caller's that ran in the child would run beside none of the caller's threads. The child unblocks before its exec.
     let blocked = block_signals()?;
     // SAFETY: without CLONE_VM the child has a copy of this memory, and `walk`, which never returns, keeps to what is allowed there.
-    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), size_of::<libc::clone_args>()) };
+    let mut result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(&mut arguments), size_of::<libc::clone_args>()) };
+    let mut error = io::Error::last_os_error();
+    if result < 0 && matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
+        // Filters that look at the flags of clone cannot look at those of clone3, which are in memory, and refuse it whole.
+        // SAFETY: as above; the third argument is where the descriptor goes, no stack and no other pointer is used.
+        result = unsafe { clone(NAMESPACES | network | libc::CLONE_PIDFD | libc::SIGCHLD, &mut pidfd) };
+        error = io::Error::last_os_error();
+    }
     if result == 0 {
         child::walk(steps, report_write.as_fd());
     }
-    let error = io::Error::last_os_error();
     restore_signals(blocked);
     if result < 0 {
         return Err(error);
@@ -52,6 +58,16 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     // SAFETY: clone3 succeeded and stored a new descriptor, close-on-exec, that nobody else owns.
     let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
     Ok(Child { pidfd, report, reaped: false })
+}
+
+/// The older call of the same purpose. It returns twice.
+///
+/// # Safety
+/// Without CLONE_VM and with nothing that needs more than flags and a place for the descriptor; what runs in the child keeps to what is allowed after a fork.
+unsafe fn clone(flags: libc::c_int, pidfd: &mut RawFd) -> libc::c_long {
+    let nothing = std::ptr::null_mut::<libc::c_void>();
+    // SAFETY: the caller's promise. On every architecture with a table of system calls here the order is flags, stack, descriptor.
+    unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_ulong, nothing, std::ptr::from_mut(pidfd), nothing, nothing) }
 }
 
 /// The same descriptor under a number above 2.

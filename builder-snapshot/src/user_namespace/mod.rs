@@ -5,14 +5,20 @@
 //! still the invoking user's, and so is every result.
 //!
 //! ```text
+//! fork ──► a child that tries it, mounts something, and tells
 //! fork ──► a process that stays outside (Outside): runs newuidmap and newgidmap, later credential helpers, until this one is gone
 //!   └────► unshare(user, mount) ──► the maps are written from outside ──► setgid 0, setuid 0
 //! ```
 //!
+//! # Rungs
+//!
+//! [`Isolation`] names them, each a step down from the one before: root of the machine; a namespace with ranges of ids (the user's subordinate ones, or all,
+//! for a root who may not administer the machine, as in most containers); a namespace with one id; none. On the last, files are put together all the same.
+//!
 //! # What is kept where
 //!
 //! With ranges of subordinate ids (`/etc/subuid`, `/etc/subgid`) a tree's owners stand on disk, moved by the map. What the disk cannot hold (owners that
-//! are not in the map, all but root when there is no range; device nodes, which nobody may make in a user namespace) stands in attributes of the files,
+//! are not in the map, all but root when there is no range; device nodes, which nobody may make in a user namespace; modes, where there is no namespace) stands in attributes of the files,
 //! see [`crate::layer`]; tables of contents, and so exported layers, are the same as root's.
 //!
 //! # What this does not do
@@ -28,13 +34,17 @@ use std::sync::OnceLock;
 use rustix::process::{getegid, geteuid};
 use rustix::thread::{Gid, Uid};
 
+use crate::diagnosis::{self, Lack, RangeLack, Surroundings};
 use crate::sys;
 
 mod outside;
 mod ranges;
+mod trial;
 
 pub use outside::{Output, Outside, run};
+pub(crate) use outside::{receive, send};
 use ranges::Range;
+pub(crate) use ranges::user_name;
 
 /// What [`enter_user_namespace`] needs to know.
 #[derive(Debug, Clone, Default)]
@@ -64,11 +74,16 @@ pub enum Ids {
     /// Only root.
     One {
         /// Why there are no more.
-        reason: String,
+        lack: Lack,
+    },
+    /// Nothing was entered, because nothing could be: images can be put together, steps cannot run.
+    None {
+        /// Why not.
+        lack: Lack,
     },
 }
 
-/// Why no user namespace could be entered.
+/// Why it was not even tried to enter a user namespace, or went wrong half way.
 #[derive(Debug, thiserror::Error)]
 pub enum EnterError {
     /// A namespace is entered by a process as a whole.
@@ -76,14 +91,6 @@ pub enum EnterError {
     Threads {
         /// How many.
         count: usize,
-    },
-    /// The machine forbids it.
-    #[error("cannot enter a user namespace: {source}{remedy}")]
-    Forbidden {
-        /// What the kernel says.
-        source: io::Error,
-        /// What can be done.
-        remedy: String,
     },
     /// The ids could not be set up.
     #[error("cannot {action} in a new user namespace: {source}")]
@@ -100,35 +107,77 @@ fn setup(action: &str) -> impl FnOnce(io::Error) -> EnterError {
     move |source| EnterError::Setup { action, source }
 }
 
-/// Makes the process root of a new user namespace, unless it is root already. Must be called before any thread is started, and before anything else of this
-/// crate.
+/// What root must be able to do to run steps without a namespace: CHOWN, DAC_OVERRIDE, FOWNER, SETGID, SETUID, SETPCAP, SYS_ADMIN, MKNOD, SETFCAP.
+const ROOT: u64 = 1 | 1 << 1 | 1 << 3 | 1 << 6 | 1 << 7 | 1 << 8 | 1 << 21 | 1 << 27 | 1 << 31;
+
+/// What files ask for that belong to others: CHOWN, DAC_OVERRIDE, FOWNER.
+const FILES: u64 = 1 | 1 << 1 | 1 << 3;
+
+/// What a map of all ids asks for in the namespace around it: SETGID, SETUID, SETFCAP.
+const MAPPING: u64 = 1 << 6 | 1 << 7 | 1 << 31;
+
+/// CAP_SYS_ADMIN.
+const ADMINISTRATION: u64 = 1 << 21;
+
+fn effective_capabilities() -> u64 {
+    rustix::thread::capabilities(None).map(|sets| sets.effective.bits()).unwrap_or_default()
+}
+
+/// Why this process stands no higher, for those who want to tell later.
+static LACK: OnceLock<Lack> = OnceLock::new();
+
+/// Why [`enter_user_namespace`] came no further than one id, or nowhere; none if it did, had no need to, or was not called.
+#[must_use]
+pub fn lack() -> Option<&'static Lack> {
+    LACK.get()
+}
+
+/// Makes the process root of a new user namespace, unless it has all of root's rights already. Must be called before any thread is started, and before
+/// anything else of this crate. Where the machine forbids it, the process stays what it is ([`Ids::None`]).
 ///
 /// Programs that embed the builder call this first in `main`, before an asynchronous runtime is made.
 ///
 /// # Errors
-/// Threads exist; the machine forbids user namespaces.
+/// Threads exist; what worked in a trial a moment ago fails.
 pub fn enter_user_namespace(options: &Options) -> Result<Entered, EnterError> {
-    if geteuid().is_root() {
+    if geteuid().is_root() && effective_capabilities() & ROOT == ROOT {
         return Ok(Entered { ids: Ids::Own, outside: None });
     }
-    let threads = std::fs::read_dir("/proc/self/task").map_err(setup("count threads"))?.count();
+    let threads = std::fs::read_dir("/proc/self/task").map_or(1, Iterator::count);
     if threads != 1 {
         return Err(EnterError::Threads { count: threads });
+    }
+    // There is no way back out of a namespace: a child goes first.
+    if let Err(refusal) = trial::enter_in_a_child() {
+        let lack = diagnosis::user_namespaces(refusal, &Surroundings::read());
+        return Ok(Entered { ids: Ids::None { lack: LACK.get_or_init(|| lack).clone() }, outside: None });
     }
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let maps = Maps::plan(options, uid, gid);
     let outside = Outside::start().map_err(setup("start the process that stays outside"))?;
-    sys::fork::unshare_user_and_mounts().map_err(|source| EnterError::Forbidden { remedy: remedy(&source), source })?;
+    sys::fork::unshare_user_and_mounts().map_err(setup("begin"))?;
     let ids = match maps.and_then(|maps| maps.write(&outside)) {
         Ok(()) => Ids::Ranges,
-        Err(reason) => {
+        Err(why) => {
             map_one(uid, gid)?;
-            Ids::One { reason }
+            let user = options.user(uid).unwrap_or_else(|| uid.to_string());
+            let lack = diagnosis::id_ranges(&why, &user, &Surroundings::read());
+            Ids::One { lack: LACK.get_or_init(|| lack).clone() }
         }
     };
-    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(|e| setup("become group 0")(e.into()))?;
-    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(|e| setup("become user 0")(e.into()))?;
+    become_root()?;
     Ok(Entered { ids, outside: Some(outside) })
+}
+
+impl Options {
+    fn user(&self, uid: u32) -> Option<String> {
+        user_name(uid).or_else(|| self.user_name.clone())
+    }
+}
+
+fn become_root() -> Result<(), EnterError> {
+    rustix::thread::set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT).map_err(|e| setup("become group 0")(e.into()))?;
+    rustix::thread::set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(|e| setup("become user 0")(e.into()))
 }
 
 /// The only map that needs no help: nobody but the invoking user. A map that newuidmap wrote before newgidmap failed stays; none can be written twice.
@@ -145,41 +194,76 @@ fn map_one(uid: u32, gid: u32) -> Result<(), EnterError> {
     write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
-/// What newuidmap and newgidmap are to do.
-struct Maps {
-    tools: [PathBuf; 2],
-    maps: [Vec<OsString>; 2],
+/// How ids are mapped.
+enum Maps {
+    /// By the set-id programs, the invoking user's ranges.
+    Tools { tools: [PathBuf; 2], maps: [Vec<OsString>; 2] },
+    /// By the process outside itself, which has the rights: every id means itself.
+    Same { maps: [String; 2] },
 }
 
 impl Maps {
     /// All that is needed, or why there is none.
-    fn plan(options: &Options, uid: u32, gid: u32) -> Result<Self, String> {
-        let name = ranges::user_name(uid).or_else(|| options.user_name.clone());
-        let find = |tool: &str| find_tool(tool, options.search_path.as_deref()).ok_or_else(|| format!("there is no {tool} (package uidmap)"));
+    fn plan(options: &Options, uid: u32, gid: u32) -> Result<Self, RangeLack> {
+        if effective_capabilities() & MAPPING == MAPPING {
+            let same = |file: &str| {
+                let text = std::fs::read_to_string(file).unwrap_or_default();
+                let lines = text.lines().filter_map(|line| {
+                    let mut words = line.split_ascii_whitespace();
+                    let (first, _, count) = (words.next()?, words.next()?, words.next()?);
+                    Some(format!("{first} {first} {count}\n"))
+                });
+                lines.collect::<String>()
+            };
+            let maps = ["/proc/self/uid_map", "/proc/self/gid_map"].map(same);
+            if maps.iter().all(|map| !map.is_empty()) {
+                return Ok(Self::Same { maps });
+            }
+        }
+        let name = options.user(uid);
         let ranges = |file: &str| {
             let found = ranges::of_user(Path::new(file), name.as_deref(), uid);
-            let user = name.clone().unwrap_or_else(|| uid.to_string());
-            if found.is_empty() {
-                Err(format!("{file} has no ids for user {user} (usermod --add-subuids --add-subgids gives some)"))
-            } else {
-                Ok(found)
-            }
+            if found.is_empty() { Err(RangeLack::NoLine { file: file.to_owned() }) } else { Ok(found) }
         };
+        let find = |tool: &str| find_tool(tool, options.search_path.as_deref()).ok_or_else(|| RangeLack::NoTool { tool: tool.to_owned() });
         let (uids, gids) = (ranges("/etc/subuid")?, ranges("/etc/subgid")?);
-        Ok(Self { tools: [find("newuidmap")?, find("newgidmap")?], maps: [triples(uid, &uids), triples(gid, &gids)] })
+        Ok(Self::Tools { tools: [find("newuidmap")?, find("newgidmap")?], maps: [triples(uid, &uids), triples(gid, &gids)] })
     }
 
-    fn write(self, outside: &Outside) -> Result<(), String> {
-        let pid = OsString::from(std::process::id().to_string());
-        for (tool, map) in self.tools.iter().zip(self.maps) {
-            let args: Vec<OsString> = std::iter::once(pid.clone()).chain(map).collect();
-            let said = outside.run(tool.as_os_str(), &args, b"", None).map_err(|e| format!("{} cannot be run: {e}", tool.display()))?;
-            if !said.success {
-                return Err(format!("{} failed: {}", tool.display(), String::from_utf8_lossy(&said.stderr).trim()));
+    fn write(self, outside: &Outside) -> Result<(), RangeLack> {
+        let pid = std::process::id().to_string();
+        match self {
+            Self::Tools { tools, maps } => {
+                for (tool, map) in tools.iter().zip(maps) {
+                    let failed = |said: String| RangeLack::Failed { tool: tool.display().to_string(), said, is_privileged: is_privileged(tool) };
+                    let args: Vec<OsString> = std::iter::once(OsString::from(&pid)).chain(map).collect();
+                    let said = outside.run(tool.as_os_str(), &args, b"", None).map_err(|e| failed(e.to_string()))?;
+                    if !said.success {
+                        return Err(failed(String::from_utf8_lossy(&said.stderr).trim().to_owned()));
+                    }
+                }
+            }
+            Self::Same { maps } => {
+                for (name, map) in ["uid_map", "gid_map"].into_iter().zip(maps) {
+                    let file = format!("/proc/{pid}/{name}");
+                    outside.write(Path::new(&file), map.as_bytes()).map_err(|e| RangeLack::Failed {
+                        tool: file.clone(),
+                        said: e.to_string(),
+                        is_privileged: true,
+                    })?;
+                }
             }
         }
         Ok(())
     }
+}
+
+/// Whether a program gets rights by being run: by a set-uid bit or by capabilities, and on a mount that honours them.
+fn is_privileged(tool: &Path) -> bool {
+    let honoured = rustix::fs::statvfs(tool).is_ok_and(|stat| !stat.f_flag.contains(rustix::fs::StatVfsMountFlags::NOSUID));
+    let set_uid = std::fs::metadata(tool).is_ok_and(|file| file.mode() & 0o4000 != 0 && file.uid() == 0);
+    let capable = rustix::fs::getxattr(tool, c"security.capability", &mut [0_u8; 64][..]).is_ok();
+    honoured && (set_uid || capable)
 }
 
 /// The user itself as 0, then its ranges without a gap.
@@ -195,41 +279,74 @@ fn triples(id: u32, ranges: &[Range]) -> Vec<OsString> {
     words.into_iter().map(|word| word.to_string().into()).collect()
 }
 
-fn find_tool(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
+pub(crate) fn find_tool(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     let usual = ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin"].map(PathBuf::from);
     let given = path.map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
     given.into_iter().filter(|dir| dir.is_absolute()).chain(usual).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
-/// What to do about a machine that does not let users have namespaces.
-fn remedy(error: &io::Error) -> String {
-    let setting = |name: &str| std::fs::read_to_string(format!("/proc/sys/{name}")).map(|text| text.trim().to_owned()).unwrap_or_default();
-    if setting("user/max_user_namespaces") == "0" {
-        return "; the machine allows none: set the sysctl user.max_user_namespaces above 0, or run as root".to_owned();
+/// How far a process is from being the machine's root: the rung that it stands on. Images are the same on every one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// Root of the machine.
+    Root,
+    /// Root of a user namespace with ranges of ids.
+    Ranges,
+    /// Root of a user namespace with one id.
+    OneId,
+    /// No rights over any namespace: steps cannot run.
+    None,
+}
+
+impl Isolation {
+    /// That of this process. As [`IdMap::current`], not to be asked before [`enter_user_namespace`].
+    #[must_use]
+    pub fn current() -> Self {
+        let map = IdMap::current();
+        match map {
+            IdMap { is_initial: true, .. } => Self::Root,
+            IdMap { is_administrator: false, .. } => Self::None,
+            IdMap { is_one_id: true, .. } => Self::OneId,
+            _ => Self::Ranges,
+        }
     }
-    if setting("kernel/unprivileged_userns_clone") == "0" {
-        return "; the machine allows them to root alone: set the sysctl kernel.unprivileged_userns_clone to 1, or run as root".to_owned();
+
+    /// Its name for programs.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Root => "root",
+            Self::Ranges => "user-namespace",
+            Self::OneId => "user-namespace-one-id",
+            Self::None => "none",
+        }
     }
-    if setting("kernel/apparmor_restrict_unprivileged_userns") == "1" {
-        return "; AppArmor forbids it: give rbuild a profile with `userns`, or set the sysctl kernel.apparmor_restrict_unprivileged_userns to 0"
-            .to_owned();
-    }
-    match error.raw_os_error() {
-        Some(libc::ENOSPC) => "; too many are in use: raise the sysctl user.max_user_namespaces".to_owned(),
-        Some(libc::EPERM) => "; inside a container the outer one must allow it (its seccomp profile forbids unshare), or run as root".to_owned(),
-        Some(libc::EINVAL) => "; the kernel has none (CONFIG_USER_NS): run as root".to_owned(),
-        _ => String::new(),
+
+    /// What it is, for people.
+    #[must_use]
+    pub fn describe(self) -> &'static str {
+        match self {
+            Self::Root => "root of this machine",
+            Self::Ranges => "user namespace with ranges of ids",
+            Self::OneId => "user namespace with one id",
+            Self::None => "none: files only, no step can run",
+        }
     }
 }
 
-/// What ids mean in the namespace that this process is in.
+/// What ids mean to this process, in the namespace that it is in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct IdMap {
-    /// Whether it is the machine's first namespace, where ids mean themselves.
+    /// Whether it is the machine's root: ids mean themselves, devices can be made, and overlay's marks be root's.
     pub is_initial: bool,
     /// Whether there is only one user or only one group.
     pub is_one_id: bool,
-    /// The maps as the kernel tells them, one line each: first id inside, first id outside, count; users, then groups.
+    /// Whether it can give no file to anybody and is bound by modes: an ordinary user without a namespace.
+    pub is_powerless: bool,
+    /// Whether it administers its namespace (CAP_SYS_ADMIN): without, nothing can be mounted.
+    pub is_administrator: bool,
+    /// The maps as the kernel tells them, one line each: first id inside, first id outside, count; users, then groups. Then what else decides how trees
+    /// are kept on disk, so that processes with equal texts read each other's.
     pub text: String,
 }
 
@@ -252,7 +369,21 @@ impl IdMap {
         let (users, groups) = (map("/proc/self/uid_map"), map("/proc/self/gid_map"));
         let is_one = |map: &str| map.lines().count() == 1 && map.trim_end().ends_with(" 1");
         // Without /proc nothing says otherwise, and a sandbox could not be made either.
-        let is_initial = std::fs::metadata("/proc/self/ns/user").map_or(true, |metadata| metadata.ino() == INITIAL_INODE);
-        Self { is_initial, is_one_id: !is_initial && (is_one(&users) || is_one(&groups)), text: format!("{users}{groups}") }
+        let is_first = std::fs::metadata("/proc/self/ns/user").map_or(true, |metadata| metadata.ino() == INITIAL_INODE);
+        let capabilities = effective_capabilities();
+        let is_administrator = capabilities & ADMINISTRATION != 0;
+        let is_powerless = capabilities & FILES != FILES;
+        let mut text = format!("{users}{groups}");
+        if is_powerless {
+            text.push_str(&format!("kept as user {}\n", geteuid().as_raw()));
+        } else if !is_administrator || (!is_first && text == IDENTITY) {
+            // A map alone does not tell these from the machine's root.
+            text.push_str("with marks of users\n");
+        }
+        let is_one_id = is_powerless || (!is_first && (is_one(&users) || is_one(&groups)));
+        Self { is_initial: is_first && is_administrator && !is_powerless, is_one_id, is_powerless, is_administrator, text }
     }
 }
+
+/// The map of the machine's first namespace.
+const IDENTITY: &str = "0 0 4294967295\n0 0 4294967295\n";

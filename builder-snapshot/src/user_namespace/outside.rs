@@ -4,10 +4,12 @@
 //! number of byte strings, each with its length in front.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -79,8 +81,18 @@ impl Outside {
     pub fn run(&self, program: &OsStr, args: &[OsString], input: &[u8], path: Option<&OsStr>) -> io::Result<Output> {
         let mut request = vec![program.as_bytes(), input, path.map_or(&b""[..], OsStrExt::as_bytes)];
         request.extend(args.iter().map(|arg| arg.as_bytes()));
+        self.ask(&request)
+    }
+
+    /// Writes to an existing file, in one call.
+    pub(super) fn write(&self, file: &Path, content: &[u8]) -> io::Result<()> {
+        // No program has an empty name.
+        self.ask(&[b"", content, file.as_os_str().as_bytes()]).map(|_| ())
+    }
+
+    fn ask(&self, request: &[&[u8]]) -> io::Result<Output> {
         let mut socket = self.socket.lock().unwrap_or_else(PoisonError::into_inner);
-        send(&mut socket, &request)?;
+        send(&mut socket, request)?;
         let [status, stdout, stderr] = <[Vec<u8>; 3]>::try_from(receive(&mut socket)?).map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
         match &status[..] {
             b"good" | b"bad" => Ok(Output { success: status == b"good", stdout, stderr }),
@@ -106,6 +118,11 @@ fn carry_out(request: Vec<Vec<u8>>) -> io::Result<Output> {
     let (Some(program), Some(input), Some(path)) = (strings.next(), strings.next(), strings.next()) else {
         return Err(io::ErrorKind::InvalidData.into());
     };
+    if program.is_empty() {
+        // Not made where it does not exist: these are files of the kernel's.
+        OpenOptions::new().write(true).open(path)?.write_all(input.as_bytes())?;
+        return Ok(Output { success: true, stdout: Vec::new(), stderr: Vec::new() });
+    }
     let args: Vec<OsString> = strings.collect();
     run(&program, &args, input.as_bytes(), Some(&*path).filter(|path| !path.is_empty()))
 }
@@ -128,7 +145,7 @@ pub fn run(program: &OsStr, args: &[OsString], input: &[u8], path: Option<&OsStr
     Ok(Output { success: output.status.success(), stdout: output.stdout, stderr: output.stderr })
 }
 
-fn send(socket: &mut UnixStream, strings: &[impl AsRef<[u8]>]) -> io::Result<()> {
+pub(crate) fn send(socket: &mut UnixStream, strings: &[impl AsRef<[u8]>]) -> io::Result<()> {
     let length = |length: usize| u32::try_from(length).map(u32::to_ne_bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
     let mut message = length(strings.len())?.to_vec();
     for string in strings {
@@ -138,7 +155,7 @@ fn send(socket: &mut UnixStream, strings: &[impl AsRef<[u8]>]) -> io::Result<()>
     socket.write_all(&message)
 }
 
-fn receive(socket: &mut UnixStream) -> io::Result<Vec<Vec<u8>>> {
+pub(crate) fn receive(socket: &mut UnixStream) -> io::Result<Vec<Vec<u8>>> {
     let number = |socket: &mut UnixStream, limit: u32| {
         let mut bytes = [0; 4];
         socket.read_exact(&mut bytes)?;

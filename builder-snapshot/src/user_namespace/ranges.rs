@@ -13,7 +13,7 @@ pub(super) struct Range {
 }
 
 /// The name of a user in `/etc/passwd`.
-pub(super) fn user_name(uid: u32) -> Option<String> {
+pub(crate) fn user_name(uid: u32) -> Option<String> {
     name_in(&std::fs::read_to_string("/etc/passwd").ok()?, uid)
 }
 

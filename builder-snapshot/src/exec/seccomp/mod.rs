@@ -61,6 +61,12 @@ enum Architecture {
     Aarch64,
 }
 
+/// Whether there is a filter for this machine's processor.
+#[must_use]
+pub fn has_filter() -> bool {
+    program().is_some()
+}
+
 /// The filter for this machine; none where no table was written for it.
 pub(crate) fn program() -> Option<Vec<sock_filter>> {
     static PROGRAM: LazyLock<Option<Vec<sock_filter>>> = LazyLock::new(assemble_for_this_machine);

@@ -1,0 +1,206 @@
+//! From facts to findings: pure.
+
+use super::{Builds, Facts, Finding, Report, Status};
+use crate::diagnosis::{Facility, Lack};
+use crate::user_namespace::{Ids, Isolation};
+
+/// Less than this is said: a build of one base image with a compiler takes about as much.
+const LITTLE_BYTES: u64 = 2 << 30;
+
+/// Before this (2025-01-01) no clock can be right.
+const EARLIEST_SECONDS: i64 = 1_735_689_600;
+
+/// A file's time may be this far from the clock's: kernels' ticks, and rounding to seconds.
+const SKEW_SECONDS: i64 = 2;
+
+/// What `facts` mean.
+#[must_use]
+pub fn findings(facts: &Facts) -> Report {
+    let isolation = match facts.ids {
+        Some(Ids::Own) => Isolation::Root,
+        Some(Ids::Ranges) => Isolation::Ranges,
+        Some(Ids::One { .. }) => Isolation::OneId,
+        Some(Ids::None { .. }) | None => Isolation::None,
+    };
+    let findings = vec![
+        user_namespaces(facts),
+        id_ranges(facts, isolation),
+        overlay(facts, isolation),
+        sandbox(facts, isolation),
+        seccomp(facts),
+        control_groups(facts),
+        foreign_programs(facts),
+        network(facts, isolation),
+        disk(facts, isolation),
+        clock(facts),
+    ];
+    let missing = |facility: Facility| findings.iter().any(|finding| finding.facility == facility && finding.status == Status::Missing);
+    let builds = if missing(Facility::Disk) {
+        Builds::None
+    } else if findings.iter().any(|finding| finding.status == Status::Missing) {
+        Builds::WithoutRun
+    } else {
+        Builds::All
+    };
+    Report { builds, isolation, findings }
+}
+
+fn good(facility: Facility, detail: impl Into<String>) -> Finding {
+    Finding { facility, status: Status::Good, detail: detail.into(), lack: None }
+}
+
+fn lacking(status: Status, detail: &str, lack: Lack) -> Finding {
+    Finding { facility: lack.facility, status, detail: detail.to_owned(), lack: Some(lack) }
+}
+
+fn lack(facility: Facility, cause: impl Into<String>, responsible: &str, remedy: impl Into<String>) -> Lack {
+    Lack { facility, cause: cause.into(), responsible: Some(responsible.to_owned()).filter(|text| !text.is_empty()), remedy: remedy.into() }
+}
+
+fn user_namespaces(facts: &Facts) -> Finding {
+    let facility = Facility::UserNamespaces;
+    match &facts.ids {
+        Some(Ids::Own) => good(facility, "not needed by root"),
+        Some(Ids::Ranges | Ids::One { .. }) => good(facility, "can be entered"),
+        Some(Ids::None { lack }) => lacking(Status::Missing, "none: images without RUN can be built", lack.clone()),
+        None => {
+            let cause = "the process that tries what a build does was killed, or did not answer within a second";
+            let remedy = "look into the kernel's log (dmesg) for what killed or holds it; a filter of system calls that kills must allow what it forbids, \
+                          or refuse it with an error";
+            lacking(Status::Missing, "not known", lack(facility, cause, "dmesg", remedy))
+        }
+    }
+}
+
+fn id_ranges(facts: &Facts, isolation: Isolation) -> Finding {
+    let facility = Facility::IdRanges;
+    match (&facts.ids, isolation) {
+        (Some(Ids::One { lack }), _) => lacking(Status::Limited, "one id: steps run as root only, and cannot change owners or users", lack.clone()),
+        (_, Isolation::None) => good(facility, "of no use without a user namespace"),
+        (_, Isolation::Root) => good(facility, "not needed by root"),
+        _ => good(facility, "mapped"),
+    }
+}
+
+fn overlay(facts: &Facts, isolation: Isolation) -> Finding {
+    let facility = Facility::Overlay;
+    match &facts.overlay {
+        Some(fault) => {
+            let remedy = if fault.remedy.is_empty() { "put the store on ext4, xfs, btrfs or tmpfs (RBUILD_ROOT)" } else { &fault.remedy };
+            lacking(Status::Missing, "layers cannot be stacked", lack(facility, &fault.cause, "", remedy))
+        }
+        None if isolation == Isolation::None => good(facility, "not tried"),
+        None => good(facility, "layers can be stacked where the store is"),
+    }
+}
+
+fn sandbox(facts: &Facts, isolation: Isolation) -> Finding {
+    let facility = Facility::Sandbox;
+    match &facts.sandbox {
+        Some(fault) => {
+            let remedy = if fault.remedy.is_empty() { "see the findings above" } else { &fault.remedy };
+            lacking(Status::Missing, "no process can be started", lack(facility, &fault.cause, "", remedy))
+        }
+        None if isolation == Isolation::None => good(facility, "not tried"),
+        None => good(facility, "namespaces, mounts and limits of a step work"),
+    }
+}
+
+fn seccomp(facts: &Facts) -> Finding {
+    let facility = Facility::Seccomp;
+    if facts.has_filter {
+        return good(facility, "steps run behind a filter of system calls");
+    }
+    let cause = "no filter of system calls is known for this processor";
+    lacking(Status::Limited, "steps run without a filter", lack(facility, cause, "", "build what you do not trust on x86_64 or aarch64"))
+}
+
+fn control_groups(facts: &Facts) -> Finding {
+    let facility = Facility::ControlGroups;
+    let groups = &facts.control_groups;
+    let version = if groups.is_unified { "version 2" } else { "version 1" };
+    let Some(path) = &groups.path else {
+        let cause = "this process's control group is not to be seen in /sys/fs/cgroup";
+        let remedy = "mount it there, if steps are to be limited";
+        return lacking(Status::Limited, "no limits on memory or processors", lack(facility, cause, "/sys/fs/cgroup", remedy));
+    };
+    if groups.is_delegated {
+        return good(facility, format!("{version}, groups can be made"));
+    }
+    let cause = format!("{} cannot be written: no group can be made for a step", path.display());
+    let remedy = "start rbuild in a group of the user's own (systemd-run --user --scope -p Delegate=yes rbuild …), if steps are to be limited";
+    lacking(Status::Limited, "no limits on memory or processors", lack(facility, cause, &path.display().to_string(), remedy))
+}
+
+fn foreign_programs(facts: &Facts) -> Finding {
+    let facility = Facility::ForeignPrograms;
+    if !facts.interpreters.is_empty() {
+        return good(facility, facts.interpreters.join(", "));
+    }
+    let cause = "no interpreter is registered for programs of other processors";
+    let remedy = "install qemu-user-static and binfmt-support, if RUN is to work for other platforms";
+    lacking(Status::Limited, "steps run for this processor only", lack(facility, cause, "/proc/sys/fs/binfmt_misc", remedy))
+}
+
+fn network(facts: &Facts, isolation: Isolation) -> Finding {
+    let facility = Facility::Network;
+    let network = &facts.network;
+    if !network.has_name_server {
+        let cause = "/etc/resolv.conf names no server: steps ask public ones";
+        return lacking(Status::Limited, "no name server", lack(facility, cause, "/etc/resolv.conf", "add a `nameserver` line"));
+    }
+    if matches!(isolation, Isolation::Root | Isolation::None) {
+        return good(facility, "name servers are set");
+    }
+    match (&network.pasta, &network.tun_fault) {
+        (None, _) => {
+            let remedy = "install passt, if steps are to have a network of their own";
+            lacking(Status::Limited, "steps use this machine's network", lack(facility, "there is no pasta", "pasta", remedy))
+        }
+        (Some(_), Some(fault)) => {
+            let cause = format!("/dev/net/tun cannot be opened: {fault}");
+            let remedy = "as root, `chmod 0666 /dev/net/tun` (in a container: --device /dev/net/tun), if steps are to have a network of their own";
+            lacking(Status::Limited, "steps use this machine's network", lack(facility, cause, "/dev/net/tun", remedy))
+        }
+        (Some(_), None) => good(facility, "steps can have one of their own"),
+    }
+}
+
+fn disk(facts: &Facts, isolation: Isolation) -> Finding {
+    let facility = Facility::Disk;
+    let disk = &facts.disk;
+    let path = disk.path.display().to_string();
+    let free = disk.free_bytes >> 20;
+    if let Some(fault) = &disk.fault {
+        let cause = format!("nothing can be written to {path}: {fault}");
+        let remedy = "put the store where this user can write (--root DIR or RBUILD_ROOT)";
+        return lacking(Status::Missing, "no place for a store", lack(facility, cause, &path, remedy));
+    }
+    // Owners that are not in the map, and modes, are kept there.
+    if !disk.keeps_attributes && isolation != Isolation::Root {
+        let cause = format!("files in {path} have no attributes of users (user.*), in which owners are kept");
+        let remedy = "put the store on ext4, xfs, btrfs, or tmpfs of Linux 6.6 (--root DIR or RBUILD_ROOT)";
+        return lacking(Status::Missing, "owners cannot be kept", lack(facility, cause, &path, remedy));
+    }
+    if disk.free_bytes < LITTLE_BYTES {
+        let cause = format!("{path} has {free} MiB left");
+        let remedy = "make room, or put the store elsewhere (--root DIR or RBUILD_ROOT)";
+        return lacking(Status::Limited, "little room", lack(facility, cause, &path, remedy));
+    }
+    good(facility, format!("{free} MiB free in {path}"))
+}
+
+fn clock(facts: &Facts) -> Finding {
+    let facility = Facility::Clock;
+    if facts.now_seconds < EARLIEST_SECONDS {
+        let cause = format!("the clock says that it is {} seconds since 1970, which is long ago: certificates are not valid yet", facts.now_seconds);
+        return lacking(Status::Limited, "wrong", lack(facility, cause, "date", "set it (timedatectl set-ntp true)"));
+    }
+    let skew = facts.disk.skew_seconds;
+    if skew.abs() > SKEW_SECONDS {
+        let cause = format!("new files of the store's file system are {skew} seconds from this machine's clock");
+        let remedy = "let both machines ask the same time server (timedatectl set-ntp true)";
+        return lacking(Status::Limited, "differs from the disk's", lack(facility, cause, "date", remedy));
+    }
+    good(facility, "plausible")
+}

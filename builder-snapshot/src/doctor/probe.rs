@@ -1,0 +1,236 @@
+//! The child that tries, and the parent that listens.
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use rustix::process::{Signal, WaitOptions};
+
+use super::facts::{ControlGroups, Disk, Facts, Fault, Message, Network, words};
+use super::{Question, TIME_LIMIT};
+use crate::diagnosis::Surroundings;
+use crate::error::SnapshotError;
+use crate::exec::{self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, SecurityMode, has_filter, stubs};
+use crate::snapshot::ActiveSnapshot;
+use crate::sys;
+use crate::tree::MergedTree;
+use crate::user_namespace::{self, Ids, Isolation, Options, find_tool, receive, send};
+
+/// Finds out everything. Only while there is one thread.
+///
+/// # Errors
+/// No child can be started.
+pub fn probe(question: &Question) -> io::Result<Facts> {
+    let (mut ours, theirs) = UnixStream::pair()?;
+    ours.set_read_timeout(Some(TIME_LIMIT))?;
+    let child = sys::fork::fork(|| {
+        let mut theirs = theirs;
+        let mut message = Message::default();
+        try_what_a_build_does(question, &mut message);
+        // The parent may have lost its patience.
+        let _ = send(&mut theirs, &message.0);
+    })?;
+    let disk = disk(&question.store);
+    let heard = receive(&mut ours).map(Message);
+    if heard.is_err() {
+        // It may have ended already.
+        let _ = rustix::process::kill_process(child, Signal::KILL);
+    }
+    let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
+    let heard = heard.unwrap_or_default();
+    Ok(Facts {
+        place: Surroundings::read(),
+        ids: heard.ids(),
+        overlay: heard.fault("overlay"),
+        sandbox: heard.fault("sandbox"),
+        has_filter: has_filter(),
+        disk,
+        control_groups: control_groups(),
+        interpreters: interpreters(),
+        network: network(&question.enter),
+        now_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
+    })
+}
+
+fn try_what_a_build_does(question: &Question, message: &mut Message) {
+    let entered = match user_namespace::enter_user_namespace(&question.enter) {
+        Ok(entered) => entered,
+        Err(error) => return message.put_fault("sandbox", &Fault { cause: error.to_string(), remedy: String::new() }),
+    };
+    message.put("ids", name_of(&entered.ids));
+    match &entered.ids {
+        Ids::One { lack } | Ids::None { lack } => message.put_lack(lack),
+        Ids::Own | Ids::Ranges => {}
+    }
+    if Isolation::current() == Isolation::None {
+        return;
+    }
+    let place = existing(&question.store);
+    let Ok(dir) = Scratch::create(&place) else { return };
+    if let Err(fault) = try_overlay(&dir.0) {
+        message.put_fault("overlay", &fault);
+    }
+    if let Err(fault) = try_sandbox(&dir.0) {
+        message.put_fault("sandbox", &fault);
+    }
+}
+
+fn name_of(ids: &Ids) -> &'static str {
+    match ids {
+        Ids::Own => "own",
+        Ids::Ranges => "ranges",
+        Ids::One { .. } => "one",
+        Ids::None { .. } => "none",
+    }
+}
+
+impl From<SnapshotError> for Fault {
+    fn from(error: SnapshotError) -> Self {
+        // The message has the remedy behind the last semicolon.
+        let text = error.to_string();
+        match text.rsplit_once("; ") {
+            Some((cause, remedy)) => Self { cause: cause.to_owned(), remedy: remedy.to_owned() },
+            None => Self { cause: text, remedy: String::new() },
+        }
+    }
+}
+
+/// What a layer's overlay must be able to do: remove a directory of a lower layer and make it anew.
+fn try_overlay(dir: &Path) -> Result<(), Fault> {
+    let lower = dir.join("lower");
+    let fault =
+        |action: &'static str| move |error: io::Error| Fault { cause: format!("cannot {action} in an overlay: {error}"), remedy: String::new() };
+    fs::create_dir_all(lower.join("d/e")).map_err(fault("make directories"))?;
+    let snapshot = ActiveSnapshot::create(dir, std::slice::from_ref(&lower))?;
+    let mount = snapshot.mount(None)?;
+    let inside = Path::new("/proc/self/fd").join(mount.as_raw_fd().to_string());
+    fs::remove_dir_all(inside.join("d")).map_err(fault("remove a directory"))?;
+    fs::create_dir(inside.join("d")).map_err(fault("replace a directory"))
+}
+
+/// A program that no image has: a sandbox that can only not start it is whole.
+const MISSING_PROGRAM: &str = "/.rbuild-doctor";
+
+fn try_sandbox(dir: &Path) -> Result<(), Fault> {
+    let snapshot = ActiveSnapshot::create(dir, &[])?;
+    let tree = MergedTree::open(&[])?;
+    let points = dir.join("stubs");
+    fs::create_dir(&points)
+        .map_err(|error| Fault { cause: format!("cannot make directory {}: {error}", points.display()), remedy: String::new() })?;
+    let stubs = stubs::StubDirs::new(points);
+    let top = stubs.prepare(&tree, &stubs::standard_targets()).map_err(|error| Fault { cause: error.to_string(), remedy: String::new() })?;
+    let spec = ProcessSpec {
+        root: snapshot.mount(top.as_deref())?,
+        argv: vec![MISSING_PROGRAM.into()],
+        env: Vec::new(),
+        cwd: PathBuf::from("/"),
+        user: ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() },
+        hostname: "doctor".to_owned(),
+        mounts: Vec::new(),
+        network: NetworkMode::None,
+        security: SecurityMode::Sandbox,
+        shm_size_bytes: 1 << 20,
+        ulimits: Vec::new(),
+        hosts: Vec::new(),
+        resolv_conf: Vec::new(),
+    };
+    match exec::run(spec, &mut Unheard, None) {
+        Ok(_) | Err(ExecError::Program { .. }) => Ok(()),
+        Err(ExecError::Sandbox { action, source, remedy }) => {
+            Err(Fault { cause: format!("cannot {action}: {source}"), remedy: remedy.trim_start_matches("; ").to_owned() })
+        }
+        Err(error) => Err(Fault { cause: error.to_string(), remedy: String::new() }),
+    }
+}
+
+struct Unheard;
+
+impl OutputSink for Unheard {
+    fn output(&mut self, _: OutputStream, _: &[u8]) {}
+}
+
+/// A directory of ours that goes when this is dropped.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create(place: &Path) -> io::Result<Self> {
+        let path = place.join(format!(".rbuild-doctor-{}", std::process::id()));
+        fs::create_dir(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            tracing::warn!(path = %self.0.display(), %error, "the doctor's directory stays");
+        }
+    }
+}
+
+/// The directory itself, or the first one above it that exists.
+fn existing(path: &Path) -> PathBuf {
+    path.ancestors().find(|path| path.is_dir()).unwrap_or(Path::new("/")).to_owned()
+}
+
+fn disk(store: &Path) -> Disk {
+    let path = existing(store);
+    let mut disk = Disk { path: path.clone(), ..Disk::default() };
+    if let Ok(stat) = rustix::fs::statvfs(&path) {
+        disk.free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
+    }
+    let mut look = || -> io::Result<()> {
+        let scratch = Scratch::create(&path)?;
+        let name = scratch.0.join("file");
+        let mut file = fs::File::create(&name)?;
+        file.write_all(b"rbuild")?;
+        disk.keeps_attributes = rustix::fs::fsetxattr(&file, c"user.rbuild.probe", b"1", rustix::fs::XattrFlags::empty()).is_ok();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        disk.skew_seconds = file.metadata()?.mtime() - i64::try_from(now).unwrap_or(i64::MAX);
+        Ok(())
+    };
+    disk.fault = look().err().map(|error| words(&error));
+    disk
+}
+
+fn control_groups() -> ControlGroups {
+    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+    let root = Path::new("/sys/fs/cgroup");
+    let group = |prefix: &str, under: &str| {
+        let path = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(prefix)?.strip_prefix(':'))?;
+        Some(root.join(under).join(path.trim_start_matches('/'))).filter(|path| path.is_dir())
+    };
+    let is_unified = root.join("cgroup.controllers").is_file();
+    let path = if is_unified { group("", "") } else { group("memory", "memory") };
+    let is_delegated = path.as_ref().is_some_and(|path| {
+        let child = path.join(format!("rbuild-doctor-{}", std::process::id()));
+        // Made and taken away: that it was there for an instant changes nothing for anybody.
+        fs::create_dir(&child).is_ok() && fs::remove_dir(&child).is_ok()
+    });
+    ControlGroups { path, is_unified, is_delegated }
+}
+
+fn interpreters() -> Vec<String> {
+    let Ok(entries) = fs::read_dir("/proc/sys/fs/binfmt_misc") else { return Vec::new() };
+    let mut names: Vec<String> = entries
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| {
+            fs::read_to_string(Path::new("/proc/sys/fs/binfmt_misc").join(name)).is_ok_and(|text| text.starts_with("enabled\ninterpreter"))
+        })
+        .collect();
+    names.sort();
+    names
+}
+
+fn network(options: &Options) -> Network {
+    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    Network {
+        pasta: find_tool("pasta", options.search_path.as_deref()),
+        tun_fault: fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").err().map(|error| words(&error)),
+        has_name_server: resolv_conf.lines().any(|line| line.trim_start().starts_with("nameserver")),
+    }
+}

@@ -1,0 +1,111 @@
+//! Machines as facts, and what the doctor says of them.
+
+use super::facts::Message;
+use super::*;
+use crate::diagnosis::Surroundings;
+use crate::user_namespace::Ids;
+
+/// A machine on which nothing is missing.
+fn healthy() -> Facts {
+    Facts {
+        place: Surroundings::default(),
+        ids: Some(Ids::Ranges),
+        overlay: None,
+        sandbox: None,
+        has_filter: true,
+        disk: Disk { path: "/s".into(), fault: None, free_bytes: 1 << 40, keeps_attributes: true, skew_seconds: 0 },
+        control_groups: ControlGroups { path: Some("/sys/fs/cgroup/u".into()), is_unified: true, is_delegated: true },
+        interpreters: vec!["qemu-aarch64".into()],
+        network: Network { pasta: Some("/usr/bin/pasta".into()), tun_fault: None, has_name_server: true },
+        now_seconds: 1_800_000_000,
+    }
+}
+
+fn lack(facility: Facility, cause: &str) -> Lack {
+    Lack { facility, cause: cause.into(), responsible: Some("/file".into()), remedy: "mend it".into() }
+}
+
+#[test]
+fn a_machine_that_lacks_nothing() {
+    let report = findings(&healthy());
+    assert_eq!((report.builds, report.isolation), (Builds::All, Isolation::Ranges));
+    assert!(report.findings.iter().all(|finding| finding.status == Status::Good && finding.lack.is_none()), "{report:#?}");
+    assert!(report.findings.is_sorted_by_key(|finding| finding.facility), "in their order, each once");
+}
+
+#[test]
+fn each_lack_is_said_once_and_decides_which_builds_run() {
+    let fault = |cause: &str| Some(Fault { cause: cause.into(), remedy: "mend it".into() });
+    type Change = Box<dyn Fn(&mut Facts)>;
+    let table: Vec<(Facility, Status, Builds, &str, Change)> = vec![
+        (
+            Facility::UserNamespaces,
+            Status::Missing,
+            Builds::WithoutRun,
+            "forbidden",
+            Box::new(|f| f.ids = Some(Ids::None { lack: lack(Facility::UserNamespaces, "forbidden") })),
+        ),
+        (Facility::UserNamespaces, Status::Missing, Builds::WithoutRun, "did not answer", Box::new(|f| f.ids = None)),
+        (
+            Facility::IdRanges,
+            Status::Limited,
+            Builds::All,
+            "no line",
+            Box::new(|f| f.ids = Some(Ids::One { lack: lack(Facility::IdRanges, "no line") })),
+        ),
+        (Facility::Overlay, Status::Missing, Builds::WithoutRun, "no overlay", Box::new(move |f| f.overlay = fault("no overlay"))),
+        (Facility::Sandbox, Status::Missing, Builds::WithoutRun, "no mount", Box::new(move |f| f.sandbox = fault("no mount"))),
+        (Facility::Seccomp, Status::Limited, Builds::All, "this processor", Box::new(|f| f.has_filter = false)),
+        (Facility::ControlGroups, Status::Limited, Builds::All, "cannot be written", Box::new(|f| f.control_groups.is_delegated = false)),
+        (Facility::ControlGroups, Status::Limited, Builds::All, "not to be seen", Box::new(|f| f.control_groups.path = None)),
+        (Facility::ForeignPrograms, Status::Limited, Builds::All, "no interpreter", Box::new(|f| f.interpreters.clear())),
+        (Facility::Network, Status::Limited, Builds::All, "no pasta", Box::new(|f| f.network.pasta = None)),
+        (Facility::Network, Status::Limited, Builds::All, "/dev/net/tun", Box::new(|f| f.network.tun_fault = Some("denied".into()))),
+        (Facility::Network, Status::Limited, Builds::All, "no server", Box::new(|f| f.network.has_name_server = false)),
+        (Facility::Disk, Status::Missing, Builds::None, "denied", Box::new(|f| f.disk.fault = Some("denied".into()))),
+        (Facility::Disk, Status::Missing, Builds::None, "no attributes", Box::new(|f| f.disk.keeps_attributes = false)),
+        (Facility::Disk, Status::Limited, Builds::All, "5 MiB left", Box::new(|f| f.disk.free_bytes = 5 << 20)),
+        (Facility::Clock, Status::Limited, Builds::All, "long ago", Box::new(|f| f.now_seconds = 0)),
+        (Facility::Clock, Status::Limited, Builds::All, "-3600 seconds", Box::new(|f| f.disk.skew_seconds = -3600)),
+    ];
+    for (facility, status, builds, cause, change) in table {
+        let mut facts = healthy();
+        change(&mut facts);
+        let report = findings(&facts);
+        assert_eq!(report.builds, builds, "{cause}");
+        let lacking: Vec<&Finding> = report.findings.iter().filter(|finding| finding.lack.is_some()).collect();
+        let [finding] = lacking[..] else { panic!("{cause}: {lacking:#?}") };
+        let said = finding.lack.as_ref().expect("filtered");
+        assert_eq!((finding.facility, said.facility, finding.status), (facility, facility, status), "{cause}");
+        assert!(said.cause.contains(cause) && !said.remedy.is_empty(), "{said:?}");
+    }
+}
+
+#[test]
+fn root_needs_neither_attributes_nor_ranges_nor_pasta() {
+    let mut facts = healthy();
+    facts.ids = Some(Ids::Own);
+    facts.disk.keeps_attributes = false;
+    facts.network.pasta = None;
+    let report = findings(&facts);
+    assert_eq!((report.builds, report.isolation), (Builds::All, Isolation::Root));
+    assert!(report.findings.iter().all(|finding| finding.lack.is_none()), "{report:#?}");
+}
+
+#[test]
+fn what_the_child_says_is_understood() {
+    for (ids, name) in [(Ids::Own, "own"), (Ids::Ranges, "ranges")] {
+        let mut message = Message::default();
+        message.put("ids", name);
+        assert_eq!(message.ids(), Some(ids));
+    }
+    let why = lack(Facility::IdRanges, "no line; none");
+    let mut message = Message::default();
+    message.put("ids", "one");
+    message.put_lack(&why);
+    assert_eq!(message.ids(), Some(Ids::One { lack: why }));
+    assert_eq!(message.fault("overlay"), None);
+    message.put_fault("overlay", &Fault { cause: "no".into(), remedy: String::new() });
+    assert_eq!(message.fault("overlay"), Some(Fault { cause: "no".into(), remedy: String::new() }));
+    assert_eq!(Message(vec![b"ids".to_vec()]).ids(), None, "cut short");
+}
