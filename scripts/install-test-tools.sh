@@ -20,6 +20,7 @@ need zstd zstd
 need xz xz-utils
 need docker-registry docker-registry
 need skopeo skopeo
+need openssl openssl
 need umoci umoci
 need crun crun
 need podman podman

@@ -206,18 +206,37 @@ impl Write for Counter {
 
 /// Reads a layer's blob as the tar that is in it, whatever packs it.
 pub(crate) enum Unpacked<'a, R: BufRead> {
-    Plain(&'a mut R),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<&'a mut R>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, &'a mut R>>),
+    Plain(Whole<'a, R>),
+    Gzip(Box<flate2::bufread::MultiGzDecoder<Whole<'a, R>>>),
+    Zstd(Box<zstd::stream::read::Decoder<'static, Whole<'a, R>>>),
 }
+
+/// A blob whose first bytes have been looked at.
+type Whole<'a, R> = io::Chain<io::Take<io::Cursor<[u8; SNIFFED_BYTES]>>, &'a mut R>;
+
+/// Bytes that tell how a blob is packed.
+const SNIFFED_BYTES: usize = 4;
 
 impl<'a, R: BufRead> Unpacked<'a, R> {
     /// Looks at the first bytes.
     pub(crate) fn new(packed: &'a mut R) -> io::Result<Self> {
-        Ok(match Packing::sniff(packed.fill_buf()?) {
-            Packing::Plain => Self::Plain(packed),
-            Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(packed))),
-            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(packed)?)),
+        let mut start = [0; SNIFFED_BYTES];
+        // They may come one by one.
+        let mut size = 0;
+        while size < SNIFFED_BYTES {
+            match packed.read(&mut start[size..]) {
+                Ok(0) => break,
+                Ok(n) => size += n,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let packing = Packing::sniff(&start[..size]);
+        let whole = io::Cursor::new(start).take(size as u64).chain(packed);
+        Ok(match packing {
+            Packing::Plain => Self::Plain(whole),
+            Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
+            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
         })
     }
 }
@@ -586,6 +605,26 @@ mod tests {
         let (before, after) = (pieces(&data), pieces(&changed));
         let same = before.iter().filter(|piece| after.contains(piece)).count();
         assert!(before.len() > 5 && same + 2 >= before.len(), "{same} of {} pieces are the same", before.len());
+    }
+
+    #[test]
+    fn blobs_that_come_byte_by_byte_are_known_as_well() {
+        struct Drip<'a>(&'a [u8]);
+        impl Read for Drip<'_> {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                let n = 1.min(buffer.len());
+                self.0.read(&mut buffer[..n])
+            }
+        }
+        for data in [sample(5_000, 1), Vec::new()] {
+            for compression in ALL {
+                let packed = compress(&data, compression, 1, &[usize::MAX]);
+                let mut reader = BufReader::new(Drip(&packed));
+                let mut found = Vec::new();
+                Unpacked::new(&mut reader).expect("begun").read_to_end(&mut found).expect("read");
+                assert!(found == data, "{compression:?}");
+            }
+        }
     }
 
     #[test]

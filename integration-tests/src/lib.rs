@@ -5,6 +5,7 @@
 //! ([`require`]), never a skip.
 
 pub mod bed;
+pub mod faulty;
 pub mod fixtures;
 pub mod image;
 pub mod inject;

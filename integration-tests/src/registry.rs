@@ -36,6 +36,27 @@ impl Registry {
         Self::configured(dir, &format!("auth:\n  htpasswd: {{realm: tests, path: {}}}\n", users.display()))
     }
 
+    /// Starts one that speaks TLS, with a certificate of the authority `DIR/ca.crt`, and only to those who show one of it: `DIR/client.cert` with
+    /// `DIR/client.key`.
+    ///
+    /// # Panics
+    /// When openssl or the registry fails.
+    #[must_use]
+    pub fn with_tls(dir: &Path) -> Self {
+        std::fs::create_dir_all(dir).expect("registry's directory");
+        let openssl = |words: &str| {
+            let _ = peers::run(Command::new(require::tool("openssl", "openssl")).args(words.split(' ')).current_dir(dir));
+        };
+        openssl("req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=tests -keyout ca.key -out ca.crt");
+        std::fs::write(dir.join("names"), "subjectAltName=IP:127.0.0.1\n").expect("names");
+        for (name, file) in [("server", "server.crt"), ("client", "client.cert")] {
+            openssl(&format!("req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"));
+            openssl(&format!("x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {file}"));
+        }
+        let at = |name: &str| dir.join(name).display().to_string();
+        Self::configured(dir, &format!("  tls: {{certificate: {}, key: {}, clientcas: [{}]}}\n", at("server.crt"), at("server.key"), at("ca.crt")))
+    }
+
     fn configured(dir: &Path, more: &str) -> Self {
         std::fs::create_dir_all(dir).expect("registry's directory");
         let config = dir.join("config.yml");

@@ -248,3 +248,60 @@ fn f5_a_push_that_cannot_be_names_what_and_where() {
     assert_eq!(outcome.code, Some(1));
     assert!(outcome.log.contains(&format!("cannot push {gone}/team/app")) && outcome.log.contains("cannot reach"), "{}", outcome.log);
 }
+
+#[test]
+fn f6_certificates_are_demanded_and_shown() {
+    let bed = Bed::new();
+    let dir = bed.path("registry");
+    let registry = Registry::with_tls(&dir);
+    let host = registry.address().to_owned();
+    let context = bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "x")]);
+    let push = bed.build(&context).no_output().args(["-t", &format!("{host}/closed/app:1"), "--push"]);
+    let network = "[network]\nattempts = 2\nfirst_wait_ms = 1\n";
+    let with = |table: &str| {
+        bed.configure(&format!("{network}[registry.\"{host}\"]\n{table}"));
+        push.run()
+    };
+    let ca = format!("ca = [\"{}/ca.crt\"]\n", dir.display());
+    let pair = format!("[[registry.\"{host}\".keypair]]\ncert = \"{0}/client.cert\"\nkey = \"{0}/client.key\"\n", dir.display());
+    let unknown = with(&pair);
+    assert!(unknown.code == Some(1) && unknown.log.contains("configure its CA"), "{}", unknown.log);
+    assert_eq!(with(&ca).code, Some(1), "without a certificate of ours");
+    let good = with(&format!("{ca}{pair}"));
+    assert_eq!(good.code, Some(0), "{}", good.log);
+    let careless = with(&format!("insecure = true\n{pair}"));
+    assert_eq!(careless.code, Some(0), "{}", careless.log);
+    // The same files where docker looks for them.
+    bed.configure(network);
+    let certs = bed.path("docker/certs.d").join(&host);
+    std::fs::create_dir_all(&certs).expect("ours");
+    for name in ["ca.crt", "client.cert", "client.key"] {
+        std::fs::copy(dir.join(name), certs.join(name)).expect("ours");
+    }
+    let _ = push.clone().env("DOCKER_CONFIG", bed.path("docker")).ok();
+}
+
+#[test]
+fn e2_an_ordinary_user_pushes_and_loads() {
+    let bed = Bed::new();
+    let registry = Registry::with_password(&bed.path("registry"));
+    let host = registry.address().to_owned();
+    bed.configure(&format!("[registry.\"{host}\"]\nhttp = true\n"));
+    let context = bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY f /f\n"), ("f", "x")]);
+    let name = format!("{host}/closed/app:1");
+    let build = bed.build(&context).no_output().args(["-t", &name, "--push", "--load"]).as_user("rbuild-test");
+    let home = build.home().to_owned();
+    // A helper and an engine that work for the user's own id only, as keyrings and podman do.
+    let own = "[ $(id -u) = $(id -u rbuild-test) ] || exit 1\n";
+    let helper = format!("#!/bin/sh\n{own}echo '{{\"Username\":\"u\",\"Secret\":\"pw\"}}'\n");
+    let engine = format!("#!/bin/sh\n{own}[ \"$1 $2\" = 'load -i' ] && cp \"$3\" {}/loaded.tar\n", home.display());
+    let programs = bed.context("programs", &[("docker-credential-test", &helper), ("podman", &engine)]);
+    let _ = peers::run(Command::new("chmod").arg("755").args([&programs, &programs.join("docker-credential-test"), &programs.join("podman")]));
+    let config = with_config(&bed, r#"{"credsStore": "test"}"#);
+    let build = build.env("DOCKER_CONFIG", config).env("PATH", format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", programs.display()));
+    let build = build.env("RBUILD_CONFIG", bed.path("rbuild.toml"));
+    let _ = build.ok();
+    let files = integration_tests::image::files(&home.join("loaded.tar"));
+    assert!(String::from_utf8_lossy(&files["manifest.json"]).contains("closed/app:1"));
+    assert!(!registry.requests_since(0, "http.request.uri=/v2/closed/app/manifests/1").is_empty());
+}

@@ -188,8 +188,36 @@ mod tests {
 
     #[test]
     fn f1_refuses() {
-        for bad in ["", ":tag", "Busybox", "a:", "a b", "a/../b", "a@sha256:12", "a/b/", "-a", "a..b", "a___b", "host.x:port/a", "/a"] {
+        for bad in [
+            "",
+            ":tag",
+            "Busybox",
+            "a:",
+            "a b",
+            "a/../b",
+            "a@sha256:12",
+            "a/b/",
+            "-a",
+            "a..b",
+            "a___b",
+            "host.x:port/a",
+            "/a",
+            "a:..",
+            "a:../b",
+            "../a",
+            "r.example/../a",
+            "a%2fb",
+        ] {
             assert!(bad.parse::<Reference>().is_err(), "{bad}");
+        }
+        // Another algorithm's digits are never taken for those of sha256.
+        for digest in [
+            format!("sha512:{}", "0".repeat(128)),
+            format!("sha512:{}", "0".repeat(64)),
+            format!("sha256:{}", "0".repeat(128)),
+            "sha256:../../x".into(),
+        ] {
+            assert!(format!("a@{digest}").parse::<Reference>().is_err(), "{digest}");
         }
     }
 }

@@ -9,10 +9,10 @@ use reqwest::{Method, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::blob::BlobStream;
-use super::request::{Ask, read_bounded};
+use super::request::{Ask, protocol_error, read_bounded};
 use super::token::TokenCache;
 use super::{CredentialProvider, Credentials, Endpoint, RegistryConfig, RegistryError, endpoints};
-use crate::oci::manifest::{Descriptor, MAX_MANIFEST_BYTES};
+use crate::oci::manifest::{Descriptor, Document, MAX_MANIFEST_BYTES};
 use crate::oci::{Reference, Sha256Digest, media};
 
 /// Most tries at a mirror: the registry itself is there as well.
@@ -138,7 +138,11 @@ impl Registry {
         for (n, endpoint) in places.iter().enumerate() {
             let mirror = n + 1 < places.len();
             match self.manifest_from(endpoint, &ask, &selector, wanted, self.attempts(patience, mirror)).await {
-                Ok(found) => return Ok(found),
+                // What a mirror makes of a tag has no digest to be compared with; at least it must be a document.
+                Ok(found) => match Document::parse(&found.bytes, found.media_type.as_deref()) {
+                    Err(error) if mirror => last = protocol_error(&endpoint.name, format!("with what is no manifest: {error}")),
+                    _ => return Ok(found),
+                },
                 Err(error) => last = error,
             }
             self.note_failure(endpoint, mirror, &last);
