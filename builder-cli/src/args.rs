@@ -183,6 +183,9 @@ pub(crate) struct BuildArgs {
     /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
     #[arg(long, value_name = "AGENT", help_heading = INPUTS)]
     pub(crate) ssh: Vec<String>,
+    /// Raise a limit on archives and layers from elsewhere: entries, bytes, path-depth, xattr-bytes, header-bytes, ratio
+    #[arg(long, value_name = "NAME=VALUE", help_heading = INPUTS)]
+    pub(crate) limit: Vec<String>,
     /// Ask the registry again what a tag points to
     #[arg(long, help_heading = INPUTS, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub(crate) pull: Option<bool>,

@@ -8,12 +8,12 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
-use builder_core::content::Store;
+use builder_core::content::{Limits, Store};
 use builder_core::request::LocalContext;
 use builder_core::run::file::open_archive;
 use builder_frontend::compile::DockerfileSource;
 use builder_snapshot::TreePath;
-use builder_snapshot::layer::{ApplyLimits, extract};
+use builder_snapshot::layer::extract;
 use builder_snapshot::root::RootDir;
 use builder_snapshot::snapshot::ActiveSnapshot;
 use rustix::fs::{Mode, OFlags};
@@ -27,7 +27,7 @@ const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
 pub(crate) fn bring(plan: &mut BuildPlan, store: &Store) -> Result<Option<ActiveSnapshot>> {
     let Some(start) = plan.archive.take() else { return Ok(None) };
     let archive = &mut start.as_slice().chain(std::io::stdin().lock());
-    let unpacked = unpack(archive, store.tmp_dir()?).context("the context on standard input")?;
+    let unpacked = unpack(archive, store.tmp_dir()?, store.limits()).context("the context on standard input")?;
     let directory = unpacked.upper();
     if let DockerfileSource::InContext { path } = &plan.options.dockerfile {
         plan.options.dockerfile = dockerfile(directory, path)?;
@@ -37,11 +37,11 @@ pub(crate) fn bring(plan: &mut BuildPlan, store: &Store) -> Result<Option<Active
 }
 
 /// Unpacks an archive below `tmp`, which must exist.
-fn unpack(archive: &mut dyn Read, tmp: &Path) -> Result<ActiveSnapshot> {
+fn unpack(archive: &mut dyn Read, tmp: &Path, limits: &Limits) -> Result<ActiveSnapshot> {
     let snapshot = ActiveSnapshot::create(tmp, &[]).context("cannot make a directory")?;
-    let mut tar = open_archive(archive).context("cannot be read")?;
+    let mut tar = open_archive(archive, limits).context("cannot be read")?;
     let mut writer = snapshot.writer()?;
-    extract(&mut tar, &mut writer, &TreePath::root(), Some((0, 0)), &ApplyLimits::default()).context("cannot be unpacked")?;
+    extract(&mut tar, &mut writer, &TreePath::root(), Some((0, 0)), &limits.tar).context("cannot be unpacked")?;
     writer.finish()?;
     Ok(snapshot)
 }

@@ -19,7 +19,7 @@ use futures_util::future::join_all;
 /// Cancels a build from elsewhere.
 pub use tokio_util::sync::CancellationToken;
 
-use crate::content::{Stack, Store, StoreError};
+use crate::content::{Limits, Stack, Store, StoreError};
 use crate::error::{BuildError, StepError};
 use crate::event::{EventSink, TaskId, Tasks};
 use crate::export::{self, ExportRequest, Exported};
@@ -53,6 +53,8 @@ pub struct BuilderConfig {
     pub credentials: Arc<dyn CredentialProvider>,
     /// The text of the machine's resolv.conf, for steps that use its network.
     pub resolv_conf: Vec<u8>,
+    /// What layers and archives from elsewhere may cost.
+    pub limits: Limits,
     /// Most steps at a time. Steps of different stages may wait for each other, so this is no count of processors.
     pub max_parallel: usize,
 }
@@ -69,6 +71,7 @@ impl BuilderConfig {
             registries: RegistryConfig::default(),
             credentials: Arc::new(NoCredentials),
             resolv_conf: Vec::new(),
+            limits: Limits::default(),
             max_parallel: DEFAULT_PARALLEL,
         }
     }
@@ -86,7 +89,7 @@ impl Builder {
     /// # Errors
     /// A store that cannot be made or opened.
     pub fn new(config: BuilderConfig) -> Result<Self, StoreError> {
-        Ok(Self { store: Arc::new(Store::open(&config.root)?), config })
+        Ok(Self { store: Arc::new(Store::open(&config.root)?.limited(config.limits.clone())), config })
     }
 
     /// Its store.

@@ -113,8 +113,10 @@ pub enum LayerError {
         reason: String,
     },
     /// A limit that protects against bombs.
-    #[error("the tar has more than {limit} {what}")]
+    #[error("the tar has more than {limit} {what}; if that is right, raise the limit with --limit {name}=N")]
     Limit {
+        /// The limit's name.
+        name: &'static str,
         /// What there is too much of.
         what: &'static str,
         /// The limit.

@@ -56,6 +56,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
         registries: config::registries(global, environment)?,
         credentials: Arc::new(DockerCredentials::new(environment)),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        limits: plan.limits.clone(),
         ..BuilderConfig::new(config::store_root(global, environment)?)
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build().context("cannot start threads")?;

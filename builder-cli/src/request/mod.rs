@@ -4,6 +4,7 @@
 //! (`features.md` C1.1).
 
 mod annotation;
+mod archive_limits;
 mod context;
 mod csv;
 mod epoch;
@@ -16,6 +17,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use builder_core::content::Limits;
 use builder_core::oci::{Platform, Reference};
 use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, OutputKind, Timestamps};
 use builder_core::secret::Secret;
@@ -43,6 +45,8 @@ pub(crate) struct BuildPlan {
     pub(crate) archive: Option<Vec<u8>>,
     /// Secrets.
     pub(crate) secrets: BTreeMap<String, Secret>,
+    /// What archives and layers from elsewhere may cost.
+    pub(crate) limits: Limits,
     /// `--allow-secret-in-image`.
     pub(crate) allow_secret_in_image: Vec<String>,
     /// Agents.
@@ -147,6 +151,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         options,
         contexts: inputs.locals,
         archive: inputs.archive,
+        limits: archive_limits::limits(&args.limit)?,
         allow_secret_in_image: lent::allowed_in_image(&args.allow_secret_in_image, &args.secret)?,
         secrets: lent::secrets(&args.secret, environment)?,
         ssh: lent::agents(&args.ssh, environment)?,

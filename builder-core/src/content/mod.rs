@@ -23,6 +23,7 @@
 //! What this module does not do: decide what is collected, or know what records mean.
 
 pub mod blobs;
+pub mod limits;
 pub mod locks;
 pub mod stack;
 mod verify;
@@ -40,6 +41,7 @@ use builder_snapshot::toc::{LayerId, Toc};
 use builder_snapshot::user_namespace::IdMap;
 
 pub use blobs::{BlobStore, BlobWriter};
+pub use limits::{Counted, Limits};
 pub use locks::{KeyLock, KeyLocks};
 pub use stack::{Stack, StackLayer};
 
@@ -150,6 +152,7 @@ pub struct Store {
     /// Directories of layers that were found and can be trusted.
     present: Mutex<HashMap<LayerId, PathBuf>>,
     tocs: Mutex<TocCache>,
+    limits: Limits,
 }
 
 impl Store {
@@ -192,7 +195,20 @@ impl Store {
             base,
             present: Mutex::default(),
             tocs: Mutex::default(),
+            limits: Limits::default(),
         })
+    }
+
+    /// The same store, with other limits on what comes in.
+    #[must_use]
+    pub fn limited(self, limits: Limits) -> Self {
+        Self { limits, ..self }
+    }
+
+    /// What layers and archives from elsewhere may cost.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     /// Where layers lie: `<hex of the layer id>/{fs,toc}`.

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use builder_snapshot::layer::{self, ApplyLimits, TimePolicy};
+use builder_snapshot::layer::{self, TimePolicy};
 use builder_snapshot::stop::Stoppable;
 use builder_snapshot::tree::MergedTree;
 use builder_snapshot::{Hasher, LayerError};
@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::image::{FOREIGN_PREFIX, ImageSources, LAYOUT_PREFIX, Progress, SourceError, descriptor_of, made_here_of, repository_of};
 use crate::cache::{BlobOrigin, Key, LayerBlob, LayerForm};
-use crate::content::{BlobWriter, Stack, StackLayer, Store, StoreError};
+use crate::content::{BlobWriter, Counted, Stack, StackLayer, Store, StoreError};
 use crate::layer::{Unpacked, layer_blob};
 use crate::oci::{ChainId, Descriptor, DiffId, Sha256Digest, media};
 use crate::registry::{BlobStream, RegistryError};
@@ -413,10 +413,17 @@ fn unpack(
     from: Box<dyn Read + Send>,
     keep: bool,
 ) -> Result<Outcome, Failure> {
+    if size > store.limits().tar.bytes {
+        let limit = store.limits().tar.bytes;
+        let cause = format!("it has {size} bytes, more than {limit}; if that is right, raise the limit with --limit bytes=N");
+        return Err(Failure::Content(cause));
+    }
     let to = if keep { Sink::Blob(store.blobs().writer()?) } else { Sink::Hash { hasher: Hasher::new(), size: 0 } };
+    let from = Counted::new(from);
+    let count = from.count();
     let mut packed = BufReader::with_capacity(64 * 1024, Tee { from, to });
     let unpacked = Unpacked::new(&mut packed).map_err(|e| Failure::Content(e.to_string()))?;
-    let mut tar = Tee { from: unpacked, to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
+    let mut tar = Tee { from: store.limits().proportionate(unpacked, count), to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
 
     let prepared = match wish {
         Wish::Blob => None,
@@ -428,7 +435,7 @@ fn unpack(
             Wish::FilesOn { below, .. } => Some(MergedTree::open(below).map_err(|e| Failure::Source(e.to_string()))?),
             _ => None,
         };
-        let applied = layer::apply(&mut tar, &prepared.path.join("fs"), base.as_ref(), &ApplyLimits::default()).map_err(layer_failure)?;
+        let applied = layer::apply(&mut tar, &prepared.path.join("fs"), base.as_ref(), &store.limits().tar).map_err(layer_failure)?;
         if applied.needs_base {
             outcome = Outcome::NeedsBase;
         } else {

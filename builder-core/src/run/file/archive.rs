@@ -5,6 +5,8 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
+use crate::content::Limits;
+
 /// Bytes of a tar header.
 const BLOCK: usize = 512;
 /// Largest zstd window accepted, as a power of two: that of `zstd --ultra -22 --long=27`.
@@ -57,15 +59,16 @@ pub(super) fn decompress<'a>(compressed: impl Read + 'a, compression: Compressio
     })
 }
 
-/// The stream that an archive holds, however it is compressed: the build context on standard input.
+/// The stream that an archive holds, however it is compressed, within `limits`: the build context on standard input.
 ///
 /// # Errors
 /// A stream that can't be read or begun.
-pub fn open_archive<'a>(mut archive: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
+pub fn open_archive<'a>(mut archive: impl Read + 'a, limits: &Limits) -> io::Result<Box<dyn Read + 'a>> {
     let mut start = [0; 6];
     let size = read_up_to(&mut archive, &mut start)?;
     let compression = compression_of(&start[..size]);
-    decompress(io::Cursor::new(start).take(size as u64).chain(archive), compression)
+    let packed = io::Cursor::new(start).take(size as u64).chain(archive);
+    Ok(Box::new(limits.watch(packed, |packed| decompress(packed, compression))?))
 }
 
 fn compression_of(start: &[u8]) -> Compression {

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::io::{self, Read};
 
 use builder_snapshot::exec::resolve_owner;
-use builder_snapshot::layer::{ApplyLimits, extract};
+use builder_snapshot::layer::extract;
 use builder_snapshot::snapshot::{Device, FileContent, TreeWriter};
 use builder_snapshot::toc::{Meta, Timestamp};
 use builder_snapshot::tree::{Found, FoundKind, MergedTree};
@@ -19,6 +19,7 @@ use builder_snapshot::{Hasher, Sha256Digest, SnapshotError, TreePath};
 
 use super::archive;
 use super::select::{Match, Selection, select};
+use crate::content::Limits;
 use crate::error::StepError;
 use crate::graph::{Chmod, CopyAction, Dest, Owner};
 use crate::source::local::LocalTree;
@@ -52,6 +53,8 @@ impl Source<'_> {
 /// Carries out actions on one tree.
 pub(super) struct Copier<'a> {
     pub(super) writer: &'a mut TreeWriter,
+    /// What archives may cost.
+    pub(super) limits: &'a Limits,
     /// Whether the tree has users to look names up for.
     pub(super) has_base: bool,
     /// The time of what the step itself makes.
@@ -307,8 +310,10 @@ impl Copier<'_> {
                 message: format!("cannot unpack the archive {name}: {error}"),
                 help: Some("if it is to be copied as it is, use COPY or ADD --unpack=false".to_owned()),
             };
-            let mut stream = archive::decompress(&mut bytes, compression).map_err(|error| damaged(&error))?;
-            extract(&mut stream, self.writer, &dir, marks.owner, &ApplyLimits::default()).map_err(|error| damaged(&error))?;
+            let limits = self.limits;
+            let packed = |packed| archive::decompress(packed, compression);
+            let mut stream = limits.watch(&mut bytes, packed).map_err(|error| damaged(&error))?;
+            extract(&mut stream, self.writer, &dir, marks.owner, &limits.tar).map_err(|error| damaged(&error))?;
         }
         // The digest is of the whole file, whatever of it the archive needs.
         io::copy(&mut bytes, &mut io::sink()).map_err(unreadable)?;

@@ -123,7 +123,7 @@ pub fn execute(
     let snapshot = ActiveSnapshot::create(store.tmp_dir().map_err(|e| failed(&e))?, &lowers).map_err(|e| failed(&e))?;
     let mut writer = snapshot.writer().map_err(|e| failed(&e))?;
     writer.stop_when(stop);
-    let mut copier = Copier { writer: &mut writer, has_base: op.base, started: now() };
+    let mut copier = Copier { writer: &mut writer, limits: store.limits(), has_base: op.base, started: now() };
     let mut sources: Vec<Option<Source<'_>>> = inputs.iter().map(|_| None).collect();
     for action in &op.actions {
         match action {
