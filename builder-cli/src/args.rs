@@ -33,7 +33,7 @@ Examples:
   rbuild --build-context base=../base .        use that directory where it says base
   rbuild --check .                             look for mistakes, build nothing
   rbuild --call=outline .                      list what a build takes
-  rbuild doctor                                tell what this machine lacks, and the remedy
+  rbuild doctor                                tell what this machine lacks, and a remedy
 
 Exit status:
   0    built
@@ -161,6 +161,9 @@ pub(crate) struct BuildArgs {
     /// Platforms to build for, such as linux/amd64,linux/arm64 [default: this machine's]
     #[arg(long, value_name = "OS/ARCH", help_heading = WHAT)]
     pub(crate) platform: Vec<String>,
+    /// Refuse what only rbuild understands, so that the Dockerfile builds elsewhere too
+    #[arg(long, help_heading = WHAT)]
+    pub(crate) strict_docker: bool,
     /// Say something about the Dockerfile in place of building it: check, outline, targets; `,format=json` for programs
     #[arg(long, value_name = "METHOD", help_heading = WHAT)]
     pub(crate) call: Option<String>,
@@ -250,6 +253,10 @@ pub(crate) struct BuildArgs {
     /// Show nothing; print the image's id at the end
     #[arg(short, long, help_heading = SHOW, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
     pub(crate) quiet: Option<bool>,
+
+    /// Write problems for programs: json or sarif, to standard output or to ,dest=FILE
+    #[arg(long, value_name = "FORMAT[,dest=FILE]", help_heading = SHOW)]
+    pub(crate) diagnostics: Option<String>,
 
     /// Caches to read from (ignored: the store is the only cache yet)
     #[arg(long, value_name = "CACHE", help_heading = COMPATIBLE)]

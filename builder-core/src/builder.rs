@@ -103,17 +103,7 @@ impl Builder {
     /// # Errors
     /// Why the build ended.
     pub async fn build(&self, request: BuildRequest, events: Arc<dyn EventSink>, cancel: CancellationToken) -> Result<BuildReport, BuildError> {
-        let sources = ImageSources::new(self.config.registries.clone(), Arc::clone(&self.config.credentials), Arc::clone(&self.store));
-        let remotes = RemoteSources::new(&self.config.registries, &self.store, request.secrets.clone(), request.ssh.clone());
-        let build = Build {
-            store: &self.store,
-            config: &self.config,
-            request,
-            sources: Arc::new(sources),
-            remotes: Arc::new(remotes),
-            tasks: Arc::new(Tasks::new(events)),
-            cancel,
-        };
+        let build = self.begin(request, events, cancel);
         let outcome = build.run().await;
         if outcome.is_err() {
             build.tasks.cancel_the_rest();
@@ -121,6 +111,36 @@ impl Builder {
             build.sources.threads.ended().await;
         }
         outcome
+    }
+
+    /// Prepares to bring what a frontend needs to say something about a definition. Nothing is built; of `request` only where things are counts.
+    #[must_use]
+    pub fn inquire(&self, request: BuildRequest, events: Arc<dyn EventSink>) -> Inquiry<'_> {
+        Inquiry(self.begin(request, events, CancellationToken::new()))
+    }
+
+    fn begin(&self, request: BuildRequest, events: Arc<dyn EventSink>, cancel: CancellationToken) -> Build<'_> {
+        let sources = ImageSources::new(self.config.registries.clone(), Arc::clone(&self.config.credentials), Arc::clone(&self.store));
+        let remotes = RemoteSources::new(&self.config.registries, &self.store, request.secrets.clone(), request.ssh.clone());
+        Build {
+            store: &self.store,
+            config: &self.config,
+            request,
+            sources: Arc::new(sources),
+            remotes: Arc::new(remotes),
+            tasks: Arc::new(Tasks::new(events)),
+            cancel,
+        }
+    }
+}
+
+/// Answers to needs without a build. See [`Builder::inquire`].
+pub struct Inquiry<'a>(Build<'a>);
+
+impl Inquiry<'_> {
+    /// Brings all of `needs` and adds the answers. What can't be had is an answer too. Dropping the future ends what was begun.
+    pub async fn bring(&self, needs: Vec<Need>, resolved: &mut Resolved) {
+        self.0.bring(needs, resolved).await;
     }
 }
 
@@ -179,13 +199,15 @@ impl Build<'_> {
         for _ in 0..MAX_ROUNDS {
             match self.request.frontend.compile(&resolved).map_err(BuildError::Definition)? {
                 Compilation::Ready(compiled) => return Ok(*compiled),
-                Compilation::Needs(needs) => {
-                    let answers = join_all(needs.iter().map(|need| self.answer(need))).await;
-                    resolved.answers.extend(needs.into_iter().zip(answers));
-                }
+                Compilation::Needs(needs) => self.bring(needs, &mut resolved).await,
             }
         }
         Err(BuildError::Internal(format!("the build definition still lacks something after {MAX_ROUNDS} rounds")))
+    }
+
+    async fn bring(&self, needs: Vec<Need>, resolved: &mut Resolved) {
+        let answers = join_all(needs.iter().map(|need| self.answer(need))).await;
+        resolved.answers.extend(needs.into_iter().zip(answers));
     }
 
     async fn answer(&self, need: &Need) -> Answer {

@@ -28,4 +28,6 @@ pub enum Severity {
     Error,
     /// It can.
     Warning,
+    /// It can, and nothing that scripts look at changes: advice beyond what other builders check.
+    Note,
 }

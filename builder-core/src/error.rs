@@ -58,6 +58,9 @@ pub enum StepError {
         /// What to do about the machine.
         help: Option<String>,
     },
+    /// A file that an instruction names is not there.
+    #[error("{0}")]
+    MissingSource(Box<MissingSource>),
     /// Everything else: a fragment that says what, where and what to do.
     #[error("{message}")]
     Other {
@@ -66,6 +69,28 @@ pub enum StepError {
         /// What to do.
         help: Option<String>,
     },
+}
+
+/// A file that was asked for and is not there, and what is known about why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingSource {
+    /// Path from the root of where it was looked for.
+    pub path: String,
+    /// Where it was looked for: `the build context /src/app`.
+    pub place: String,
+    /// Why it is not there, where that can be told: left out by an ignore file, a link that leads to nothing.
+    pub reason: Option<String>,
+    /// Paths that were perhaps meant, nearest first.
+    pub near: Vec<String>,
+    /// What to do.
+    pub help: Option<String>,
+}
+
+impl std::fmt::Display for MissingSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:?}: not found in {}", self.path, self.place)?;
+        self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
+    }
 }
 
 impl StepError {
@@ -79,6 +104,7 @@ impl StepError {
     pub fn help(&self) -> Option<&str> {
         match self {
             Self::ExitCode { .. } => None,
+            Self::MissingSource(missing) => missing.help.as_deref(),
             Self::Machine { help, .. } | Self::Other { help, .. } => help.as_deref(),
         }
     }

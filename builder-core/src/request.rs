@@ -89,7 +89,7 @@ pub trait IgnoreRules: fmt::Debug + Send + Sync {
     fn is_ignored(&self, path: &[u8]) -> bool;
     /// Whether nothing below the ignored directory `path` can be re-included, so that it need not be walked.
     fn prunes(&self, path: &[u8]) -> bool;
-    /// The rule that leaves `path` out, for people (`line 3: secret*`); none if it can't be told.
+    /// The rule that leaves `path` out, for people (`line 3 of .dockerignore: secret*`); none if it can't be told.
     fn deciding_rule(&self, path: &[u8]) -> Option<String> {
         let _ = path;
         None

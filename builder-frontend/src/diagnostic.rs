@@ -9,6 +9,8 @@ pub enum Severity {
     Error,
     /// A finding of the build checks.
     Warning,
+    /// A finding beyond the checks that other builders have; it never fails anything.
+    Note,
 }
 
 /// One problem.
@@ -37,6 +39,11 @@ impl Problem {
     /// A warning.
     pub fn warning(code: &'static str, message: impl Into<String>, span: Span) -> Self {
         Self { severity: Severity::Warning, ..Self::error(code, message, span) }
+    }
+
+    /// Advice.
+    pub fn note(code: &'static str, message: impl Into<String>, span: Span) -> Self {
+        Self { severity: Severity::Note, ..Self::error(code, message, span) }
     }
 
     /// With text beside the underlined part.

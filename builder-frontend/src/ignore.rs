@@ -28,6 +28,18 @@ struct Rule {
     pattern: Pattern,
     negated: bool,
     line: u32,
+    written: String,
+}
+
+/// The pattern that decides about a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecidingRule<'a> {
+    /// Its line, from 1.
+    pub line: u32,
+    /// As written, without blanks around.
+    pub pattern: &'a str,
+    /// Whether it lets the path in (`!`).
+    pub negated: bool,
 }
 
 /// Compiled patterns.
@@ -80,7 +92,7 @@ impl IgnoreFile {
             let invalid = |BadPattern| refuse("has a class without an end or a member, or a backslash at its end");
             // Checked as Go's `filepath.Match` would: it knows no `**`, but classes and escapes alike.
             Pattern::component(&cleaned).map_err(invalid)?;
-            rules.push(Rule { pattern: Pattern::path(&cleaned).map_err(invalid)?, negated, line });
+            rules.push(Rule { pattern: Pattern::path(&cleaned).map_err(invalid)?, negated, line, written: written.to_owned() });
         }
         Ok(Self { rules })
     }
@@ -115,10 +127,11 @@ impl IgnoreFile {
         self.walker().prunes(dir)
     }
 
-    /// The line of the pattern that decides about the path.
+    /// The pattern that decides about the path.
     #[must_use]
-    pub fn deciding_rule(&self, path: &[u8]) -> Option<u32> {
-        self.walker().deciding(path).map(|rule| self.rules[rule].line)
+    pub fn deciding_rule(&self, path: &[u8]) -> Option<DecidingRule<'_>> {
+        let Rule { negated, line, written, .. } = &self.rules[self.walker().deciding(path)?];
+        Some(DecidingRule { line: *line, pattern: written, negated: *negated })
     }
 
     /// For many paths: remembers what it found for the directories above. Cheapest when paths come in the order of a walk.
@@ -308,8 +321,9 @@ mod tests {
     #[test]
     fn the_deciding_line_is_named() {
         let ignore = parse("# c\n*\n!sub\nsub/x");
-        let line = |path: &str| ignore.deciding_rule(path.as_bytes());
+        let line = |path: &str| ignore.deciding_rule(path.as_bytes()).map(|rule| rule.line);
         assert_eq!((line("a"), line("sub"), line("sub/y"), line("sub/x")), (Some(2), Some(3), Some(3), Some(4)));
+        assert_eq!(ignore.deciding_rule(b"sub/y"), Some(DecidingRule { line: 3, pattern: "!sub", negated: true }));
         assert_eq!(parse("a").deciding_rule(b"b"), None);
     }
 

@@ -166,6 +166,12 @@ impl<'a> Lexer<'a> {
         Body { span: Span::new(start, self.at), end: start + raw.trim_end().len(), raw, terminated: false }
     }
 
+    /// Whether blanks stand before a span on its line.
+    #[must_use]
+    pub fn is_indented(&self, span: Span) -> bool {
+        self.text[..span.range().start].ends_with([' ', '\t'])
+    }
+
     /// Comments that no instruction followed.
     #[must_use]
     pub fn trailing_comments(&self) -> &[Comment] {

@@ -6,6 +6,7 @@
 //!
 //! Without the feature `compile` the parser, the syntax tree, the checks and the ignore matcher stand alone.
 
+pub mod advice;
 pub mod ast;
 pub mod diagnostic;
 pub mod directive;

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use crate::ast::{Comment, Dockerfile, Instruction, InstructionKind};
+use crate::ast::{CommandLine, Comment, Dockerfile, Instruction, InstructionKind, Run, RunCommand};
 use crate::diagnostic::Problem;
 use crate::source::Span;
 use crate::stage::StageTable;
@@ -21,24 +21,30 @@ pub struct Rule {
     pub page: &'static str,
     /// Whether it is off unless asked for.
     pub experimental: bool,
+    /// Whether other builders have it too. What only we check is advice: it changes no exit status.
+    pub shared: bool,
 }
 
 impl Rule {
-    /// The page about it.
+    /// The page about it, if there is one.
     #[must_use]
-    pub fn url(&self) -> String {
-        format!("https://docs.docker.com/go/dockerfile/rule/{}/", self.page)
+    pub fn url(&self) -> Option<String> {
+        self.shared.then(|| format!("https://docs.docker.com/go/dockerfile/rule/{}/", self.page))
     }
 }
 
 macro_rules! rules {
-    ($($constant:ident, $name:literal, $page:literal, $description:literal, $experimental:literal;)*) => {
+    ($($constant:ident, $name:literal, $page:literal, $description:literal, $experimental:literal;)* ; $($own:ident, $own_name:literal, $own_description:literal;)*) => {
         $(
             #[doc = $description]
-            pub const $constant: Rule = Rule { name: $name, description: $description, page: $page, experimental: $experimental };
+            pub const $constant: Rule = Rule { name: $name, description: $description, page: $page, experimental: $experimental, shared: true };
+        )*
+        $(
+            #[doc = $own_description]
+            pub const $own: Rule = Rule { name: $own_name, description: $own_description, page: "", experimental: false, shared: false };
         )*
         /// All rules.
-        pub const RULES: &[&Rule] = &[$(&$constant),*];
+        pub const RULES: &[&Rule] = &[$(&$constant),*, $(&$own),*];
     };
 }
 
@@ -65,6 +71,13 @@ rules! {
     INVALID_DEFINITION_DESCRIPTION, "InvalidDefinitionDescription", "invalid-definition-description", "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.", true;
     EXPOSE_PROTO_CASING, "ExposeProtoCasing", "expose-proto-casing", "Protocol in EXPOSE instruction should be lowercase", false;
     EXPOSE_INVALID_FORMAT, "ExposeInvalidFormat", "expose-invalid-format", "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release", false;
+    ;
+    UNUSED_STAGE, "UnusedStage", "A stage that no other stage uses is built only when it is the target";
+    COPY_IGNORED_PATH, "CopyIgnoredPath", "Attempting to copy a path that the ignore file leaves out, whatever it lets in again";
+    SECRET_VALUE, "SecretValueInArgOrEnv", "A value that looks like a secret stays in the image's history";
+    PACKAGE_CACHE_IN_LAYER, "PackageCacheInLayer", "The cache of a package manager makes the final image larger and is of no use in it";
+    EXEC_FORM_NOT_JSON, "ExecFormNotJson", "The exec form is JSON: words in double quotes. Anything else is given to the shell";
+    WILDCARD_MATCHES_NOTHING, "WildcardMatchesNothing", "A wildcard that matches nothing copies nothing";
 }
 
 /// The rule of that name.
@@ -204,7 +217,7 @@ impl Linter {
             None => self.options.allows(rule),
         };
         if on && self.known.insert((rule.name, span, detail.clone())) {
-            self.findings.push(Problem::warning(rule.name, detail, span));
+            self.findings.push(if rule.shared { Problem::warning(rule.name, detail, span) } else { Problem::note(rule.name, detail, span) });
         }
     }
 
@@ -246,6 +259,11 @@ impl Linter {
                 let names: Vec<String> = declarations.iter().map(|declaration| declaration.name.value.clone()).collect();
                 self.check_description(instruction, &names);
             }
+            InstructionKind::Run(Run { command: RunCommand::Plain(command), .. })
+            | InstructionKind::Cmd(command)
+            | InstructionKind::Entrypoint(command) => {
+                self.check_exec_form(command, instruction);
+            }
             _ => {}
         }
         if instruction.blank_continuation.is_some() {
@@ -253,6 +271,19 @@ impl Linter {
             let end = instruction.heredocs.iter().map(|heredoc| heredoc.body_span.start.saturating_sub(1)).min().unwrap_or(instruction.span.end);
             let span = Span { start: end.saturating_sub(1).max(instruction.span.start), end };
             self.report_at(&NO_EMPTY_CONTINUATION, instruction, span, "Empty continuation line".to_owned());
+        }
+    }
+
+    /// `['a', 'b']` is valid in many languages and no JSON; `[ -d /x ] && y` is a command.
+    fn check_exec_form(&mut self, command: &CommandLine, instruction: &Instruction) {
+        let CommandLine::Shell(text) = command else { return };
+        let inner = text.value.strip_prefix('[').and_then(|text| text.strip_suffix(']')).map(str::trim);
+        let quoted = |text: &str| text.starts_with('\'') && text.ends_with('\'') || text.starts_with('"') && text.ends_with(['"', ',']);
+        if inner.is_some_and(|inner| inner.len() > 1 && quoted(inner)) {
+            let keyword = instruction.keyword.value.to_uppercase();
+            let detail =
+                format!("{keyword} {} is no JSON and is given to the shell: put every word in double quotes, commas between them", text.value);
+            self.report(&EXEC_FORM_NOT_JSON, instruction, detail);
         }
     }
 

@@ -29,6 +29,8 @@ pub struct Parsed {
     pub dockerfile: Dockerfile,
     /// In the order of the text.
     pub problems: Vec<Problem>,
+    /// The keywords of the instructions that could not be understood, as far as they can be told.
+    pub unread: Vec<Option<&'static str>>,
 }
 
 /// Parses a whole file.
@@ -64,16 +66,17 @@ pub fn parse(source: &SourceFile) -> Parsed {
         }
         instructions.extend(instruction);
     }
+    let unread = std::mem::take(&mut reader.unread);
     let mut problems = reader.into_problems();
     problems.extend(stages.none(text).filter(|_| problems.is_empty()));
     problems.sort_by_key(|problem| problem.span.start);
-    Parsed { dockerfile: Dockerfile { directives: top.directives, instructions }, problems }
+    Parsed { dockerfile: Dockerfile { directives: top.directives, instructions }, problems, unread }
 }
 
 /// Parses one trigger as an image's config keeps it (A10.9). Spans are places in `text`.
 pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Problem> {
     let whole = Span::new(0, text.len());
-    let mut reader = Reader { lexer: Lexer::new(text, 0, escape), escape, problems: Vec::new() };
+    let mut reader = Reader { lexer: Lexer::new(text, 0, escape), escape, problems: Vec::new(), last: String::new(), unread: Vec::new() };
     let Some(line) = reader.next_line() else {
         return Err(Problem::error("invalid-trigger", "the trigger has no instruction", whole));
     };
@@ -109,13 +112,16 @@ pub(crate) struct Reader<'a> {
     lexer: Lexer<'a>,
     escape: char,
     pub(crate) problems: Vec<Problem>,
+    /// The text of the instruction above.
+    last: String,
+    unread: Vec<Option<&'static str>>,
 }
 
 impl<'a> Reader<'a> {
     /// Reads what follows the directives at the top.
     pub(crate) fn new(text: &'a str, top: &Top) -> Self {
         let escape = top.directives.escape;
-        Self { lexer: Lexer::new(text, top.end, escape), escape, problems: top.problems.clone() }
+        Self { lexer: Lexer::new(text, top.end, escape), escape, problems: top.problems.clone(), last: String::new(), unread: Vec::new() }
     }
 
     pub(crate) fn next_line(&mut self) -> Option<LogicalLine> {
@@ -137,7 +143,11 @@ impl<'a> Reader<'a> {
         let mut line = match Line::cut(logical, 0..logical.text.len(), self.escape) {
             Ok(line) => line,
             Err(unknown) => {
-                self.problems.push(unknown.problem(logical));
+                self.unread.push(unknown.nearest);
+                let problem = unknown.problem(logical);
+                let help = self.broken_continuation(logical, unknown.nearest.is_some());
+                self.problems.push(Problem { help: help.or(problem.help), ..problem });
+                self.last.clone_from(&logical.text);
                 // A misspelt RUN has its body all the same; reading it as instructions would only add noise.
                 if matches!(unknown.nearest, Some("RUN" | "COPY" | "ADD" | "ONBUILD")) {
                     self.heredocs(logical, 0..logical.text.len());
@@ -145,6 +155,7 @@ impl<'a> Reader<'a> {
                 return None;
             }
         };
+        self.last.clone_from(&logical.text);
         let heredocs = match line.heredoc_range() {
             Some(range) => self.heredocs(logical, range)?,
             None => Vec::new(),
@@ -158,10 +169,23 @@ impl<'a> Reader<'a> {
                 Some(Instruction { comments: logical.comments.clone(), ..instruction })
             }
             Err(problem) => {
+                self.unread.push(Some(line.name));
                 self.problems.push(problem);
                 None
             }
         }
+    }
+
+    /// Advice for a line that was perhaps meant to continue the one above.
+    fn broken_continuation(&self, line: &LogicalLine, misspelt: bool) -> Option<String> {
+        let escape = self.escape;
+        if self.last.rsplit_once('#').is_some_and(|(before, _)| before.trim_end().ends_with(escape)) {
+            return Some(format!("the `{escape}` above continues nothing, because a comment follows it: put the comment on a line of its own"));
+        }
+        let joins = |text: &str| text.ends_with("&&") || text.ends_with('|');
+        let is_indented = self.lexer.is_indented(line.span);
+        let goes_on = line.text.starts_with(['&', '|', ';', '-', ')']) || joins(self.last.trim_end()) || is_indented && !misspelt;
+        (goes_on && !self.last.is_empty()).then(|| format!("to continue the instruction above, end its line with `{escape}`"))
     }
 
     /// The bodies of the heredocs that a line opens; `None` if one has no end.

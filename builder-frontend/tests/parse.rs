@@ -304,7 +304,7 @@ fn a8_3_mounts() {
     assert_eq!(values(&run.devices), ["a", "b"]);
     insta::assert_snapshot!(problem("RUN --mount=type=cache,tarrget=/c true"), @r#"2:24 invalid-mount: unknown mount option "tarrget" in "tarrget=/c" | help: did you mean `target`?"#);
     insta::assert_snapshot!(problem("RUN --mount=type=cache,target true"), @r#"2:24 invalid-mount: mount option "target" needs a value | help: write `target=...`"#);
-    insta::assert_snapshot!(problem("RUN --mount=type=bind,from=$STAGE,target=/b true"), @"2:23 invalid-mount: variables are not expanded in `from` | help: give the image a name with `FROM ... AS name` (global ARGs are expanded there) and use that name");
+    insta::assert_snapshot!(problem("RUN --mount=type=bind,from=$STAGE,target=/b true"), @"2:23 invalid-mount: variables are not expanded in `from` | help: give the image a name with `FROM ... AS name` (global ARGs are expanded there) and use that name; or write ${NAME} with braces, which only rbuild knows");
     insta::assert_snapshot!(problem("RUN --mount= true"), @r#"2:13 invalid-mount: can't read the mount "": it is empty"#);
 }
 

@@ -4,13 +4,13 @@ use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, ensure};
 use builder_core::builder::{Builder, BuilderConfig};
+use builder_core::diagnostic::Diagnostic;
 use builder_core::error::BuildError;
 use builder_core::event::{EventSink, TaskId};
 use builder_core::export::write_small_file;
-use builder_core::request::{BuildReport, BuildRequest};
-use builder_core::source::image::ImageSources;
+use builder_core::request::{BuildReport, BuildRequest, OutputDest};
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
 use builder_snapshot::user_namespace::{Entered, Ids, Isolation};
 
@@ -23,6 +23,8 @@ use crate::environment::Environment;
 use crate::exit_code::ExitCode;
 use crate::progress::palette::Palette;
 use crate::progress::{Progress, ProgressKind};
+use crate::render::machine::Findings;
+use crate::request::diagnostics::{self, MachineOutput};
 use crate::request::{self, BuildPlan, Call};
 use crate::signals::Interrupts;
 use crate::{config, render, stdin_context};
@@ -38,9 +40,23 @@ const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 /// Builds what was typed. An error is one of usage: nothing was begun.
 pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
     no_core_dumps();
+    let machine = args.diagnostics.as_deref().map(|text| diagnostics::read(text, environment)).transpose()?.flatten();
+    let outcome = begin(global, args, environment, entered, machine.as_ref());
+    if let (Err(error), Some(machine)) = (&outcome, &machine) {
+        machine.write(&Findings::of_usage(error))?;
+    }
+    outcome
+}
+
+fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered, machine: Option<&MachineOutput>) -> Result<ExitCode> {
     let palette = Palette::of(environment);
     let environment = &environment.with_outside(entered.outside);
     let mut plan = request::plan(args, environment, &mut std::io::stdin().lock())?;
+    let writes_results = plan.quiet || plan.outputs.iter().any(|output| matches!(output.dest, OutputDest::Stdout));
+    ensure!(
+        !writes_results || machine.is_none_or(|machine| !machine.is_on_stdout()),
+        "standard output can't hold a result and --diagnostics; give --diagnostics a file with ,dest=FILE"
+    );
     if let Ids::One { lack } = &entered.ids {
         plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {lack}"));
     }
@@ -63,7 +79,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environme
     let code = runtime.block_on(async {
         let interrupts = Interrupts::listen().context("cannot listen for signals")?;
         tokio::select! {
-            code = carry_out(plan, builder_config, &interrupts, &palette) => code,
+            code = carry_out(plan, builder_config, &interrupts, Voice { palette: &palette, machine }) => code,
             () = interrupts.abandon.cancelled() => Ok(ExitCode::Cancelled),
         }
     });
@@ -80,28 +96,40 @@ fn no_core_dumps() {
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(most.unwrap_or(1).min(1)), maximum: most });
 }
 
-async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
-    let (registries, credentials) = (config.registries.clone(), Arc::clone(&config.credentials));
+/// To whom problems are told: people, in colours, and perhaps a program.
+#[derive(Clone, Copy)]
+pub(super) struct Voice<'a> {
+    pub(super) palette: &'a Palette,
+    pub(super) machine: Option<&'a MachineOutput>,
+}
+
+impl Voice<'_> {
+    /// Says why a build failed, with so many lines of the failed step's output.
+    pub(super) fn failed(self, error: &BuildError, warnings: &[Diagnostic], tail_lines: usize) -> Result<ExitCode> {
+        say(&render::failure(error, self.palette, tail_lines));
+        self.machine.map(|machine| machine.write(&Findings::of_failure(error, warnings))).transpose()?;
+        Ok(ExitCode::of(error))
+    }
+}
+
+async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrupts, voice: Voice<'_>) -> Result<ExitCode> {
     let builder = match Builder::new(config) {
         Ok(builder) => builder,
-        Err(error) => return Ok(failed(&BuildError::Store(error.to_string()), palette)),
+        Err(error) => return voice.failed(&BuildError::Store(error.to_string()), &[], render::SHORT_TAIL_LINES),
     };
     let mut plan = plan;
     // The directory of an unpacked context lives until the build is over.
     let _unpacked = stdin_context::bring(&mut plan, builder.store())?;
     match plan.call {
-        Call::Build => build(plan, &builder, interrupts, palette).await,
-        Call::Check(_) | Call::Outline(_) | Call::Targets(_) => {
-            let images = ImageSources::new(registries, credentials, Arc::clone(builder.store()));
-            call::run(plan, &images, interrupts, palette).await
-        }
+        Call::Build => build(plan, &builder, interrupts, voice).await,
+        Call::Check(_) | Call::Outline(_) | Call::Targets(_) => call::run(plan, &builder, interrupts, voice).await,
     }
 }
 
-async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
+async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, voice: Voice<'_>) -> Result<ExitCode> {
     let (quiet, kind, iidfile, metadata_file) = (plan.quiet, plan.progress, plan.iidfile.clone(), plan.metadata_file.clone());
     let by_manifest = plan.id_is_manifest;
-    let progress = Progress::start(kind, palette.clone());
+    let progress = Progress::start(kind, voice.palette.clone());
     let sink = progress.sink();
     if let DockerfileSource::Text { name, .. } = &plan.options.dockerfile {
         sink.already_done(READING_DOCKERFILE, format!("[internal] load build definition from {name}"));
@@ -118,13 +146,13 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
         Err(error) => {
             // The picture of a terminal showed a few lines only; lines that were printed need not be repeated all.
             let tail_lines = if kind == ProgressKind::Plain { render::SHORT_TAIL_LINES } else { usize::MAX };
-            say(&render::failure(&error, palette, tail_lines));
-            return Ok(ExitCode::of(&error));
+            return voice.failed(&error, &warnings, tail_lines);
         }
     };
     if matches!(kind, ProgressKind::Plain | ProgressKind::Tty) {
-        say(&render::warnings(&warnings, palette));
+        say(&render::warnings(&warnings, voice.palette));
     }
+    voice.machine.map(|machine| machine.write(&Findings::of(&warnings, ExitCode::Success))).transpose()?;
     let id = image_id(&report, by_manifest);
     if let (Some(path), Some(id)) = (&iidfile, &id) {
         write_small_file(path, id.as_bytes()).map_err(|error| anyhow!("--iidfile: {error}"))?;
@@ -140,7 +168,7 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, pale
     Ok(ExitCode::Success)
 }
 
-fn request(plan: BuildPlan) -> BuildRequest {
+pub(super) fn request(plan: BuildPlan) -> BuildRequest {
     BuildRequest {
         network: plan.options.network,
         frontend: Arc::new(DockerfileFrontend::new(plan.options)),
@@ -165,12 +193,6 @@ fn image_id(report: &BuildReport, by_manifest: bool) -> Option<String> {
         _ => None,
     };
     only.or(report.digest).map(|digest| digest.to_string())
-}
-
-/// Says why a build failed.
-pub(super) fn failed(error: &BuildError, palette: &Palette) -> ExitCode {
-    say(&render::failure(error, palette, render::SHORT_TAIL_LINES));
-    ExitCode::of(error)
 }
 
 /// Writes to standard error. That it may be closed is no reason to fail.

@@ -5,89 +5,88 @@ use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::Result;
+use builder_core::builder::Builder;
 use builder_core::diagnostic::Diagnostic;
 use builder_core::error::BuildError;
-use builder_core::frontend::{Answer, Need, Resolved};
-use builder_core::source::image::ImageSources;
+use builder_core::event::NoEvents;
+use builder_core::frontend::Resolved;
 use builder_frontend::compile::{CallOutcome, CheckReport, DockerfileFrontend, Outline, Targets};
 
-use super::build::failed;
+use super::build::{Voice, request};
 use crate::exit_code::ExitCode;
 use crate::progress::palette::Palette;
 use crate::render;
+use crate::render::machine::Findings;
 use crate::request::{BuildPlan, Call, CallFormat};
 use crate::signals::Interrupts;
 
 /// Answers on standard output. Findings and errors make the status 1.
-pub(crate) async fn run(plan: BuildPlan, images: &ImageSources, interrupts: &Interrupts, palette: &Palette) -> Result<ExitCode> {
+pub(crate) async fn run(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, voice: Voice<'_>) -> Result<ExitCode> {
     let call = plan.call;
     let frontend = DockerfileFrontend::new(plan.options.clone());
+    let inquiry = builder.inquire(request(plan), Arc::new(NoEvents));
     let mut resolved = Resolved::default();
     for _ in 0..builder_core::frontend::MAX_ROUNDS {
         let needs = match ask(&frontend, call, &resolved) {
             Ok(CallOutcome::Needs(needs)) => needs,
-            Ok(CallOutcome::Ready((text, code))) => {
-                // A reader that has gone away has what it wanted.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                return Ok(code);
-            }
-            Err(errors) => return Ok(failed(&BuildError::Definition(errors), palette)),
+            Ok(CallOutcome::Ready(answer)) => return say_answer(&answer, voice),
+            Err(errors) => return voice.failed(&BuildError::Definition(errors), &[], render::SHORT_TAIL_LINES),
         };
         tokio::select! {
-            () = resolve(images, needs, &mut resolved, plan.pull) => {}
+            () = inquiry.bring(needs, &mut resolved) => {}
             () = interrupts.cancel.cancelled() => return Ok(ExitCode::Cancelled),
         }
     }
-    Ok(failed(&BuildError::Internal("the Dockerfile needs ever more images".into()), palette))
+    voice.failed(&BuildError::Internal("the Dockerfile needs ever more images".into()), &[], render::SHORT_TAIL_LINES)
 }
 
-/// One round: what is needed, or the answer's text and status.
-fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result<CallOutcome<(String, ExitCode)>, Vec<Diagnostic>> {
-    fn ready<T>(outcome: CallOutcome<T>, show: impl FnOnce(&T) -> (String, ExitCode)) -> CallOutcome<(String, ExitCode)> {
+/// What a call comes to.
+struct Answer {
+    text: String,
+    code: ExitCode,
+    findings: Vec<Diagnostic>,
+}
+
+fn say_answer(answer: &Answer, voice: Voice<'_>) -> Result<ExitCode> {
+    if voice.machine.is_none_or(|machine| !machine.is_on_stdout()) {
+        // A reader that has gone away has what it wanted.
+        let _ = std::io::stdout().write_all(answer.text.as_bytes());
+    }
+    voice.machine.map(|machine| machine.write(&Findings::of(&answer.findings, answer.code))).transpose()?;
+    Ok(answer.code)
+}
+
+/// One round: what is needed, or the answer.
+fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result<CallOutcome<Answer>, Vec<Diagnostic>> {
+    fn ready<T>(outcome: CallOutcome<T>, show: impl FnOnce(&T) -> Answer) -> CallOutcome<Answer> {
         match outcome {
             CallOutcome::Needs(needs) => CallOutcome::Needs(needs),
             CallOutcome::Ready(answer) => CallOutcome::Ready(show(&answer)),
         }
     }
     let json = |value: serde_json::Value| format!("{value:#}\n");
+    let good = |text| Answer { text, code: ExitCode::Success, findings: Vec::new() };
     match call {
         Call::Check(format) => Ok(ready(frontend.check(resolved), |report| {
             let text = if format == CallFormat::Json { json(report.to_json()) } else { check_text(report) };
-            (text, if report.warnings.is_empty() && report.errors.is_empty() { ExitCode::Success } else { ExitCode::Failure })
+            let code = if report.warnings.is_empty() && report.errors.is_empty() { ExitCode::Success } else { ExitCode::Failure };
+            let findings = report.errors.iter().chain(&report.warnings).chain(&report.notes).cloned().collect();
+            Answer { text, code, findings }
         })),
         Call::Outline(format) => Ok(ready(frontend.outline(resolved)?, |outline| {
-            (if format == CallFormat::Json { json(outline.to_json()) } else { outline_text(outline) }, ExitCode::Success)
+            good(if format == CallFormat::Json { json(outline.to_json()) } else { outline_text(outline) })
         })),
         Call::Targets(format) => Ok(ready(frontend.targets(resolved)?, |targets| {
-            (if format == CallFormat::Json { json(targets.to_json()) } else { targets_text(targets) }, ExitCode::Success)
+            good(if format == CallFormat::Json { json(targets.to_json()) } else { targets_text(targets) })
         })),
         Call::Build => unreachable!("a build is no call"),
-    }
-}
-
-/// Brings what a call needs. What can't be had is an answer too: checks go on without it.
-async fn resolve(images: &ImageSources, needs: Vec<Need>, resolved: &mut Resolved, pull: bool) {
-    for need in needs {
-        let answer = match &need {
-            Need::Image { reference, location, platform } => match images.resolve(reference, location, platform, pull, &|_| {}).await {
-                Ok(image) => Answer::Image(Arc::new(image)),
-                Err(error) => Answer::Failed(error.to_string()),
-            },
-            Need::RemoteFile { path, .. } => {
-                Answer::Failed(format!("{path} of a remote context is not on this machine; --check and --call need a local Dockerfile"))
-            }
-            Need::File { context, path } => {
-                Answer::Failed(format!("{path} of the context {context} is not on this machine; --check and --call need a local Dockerfile"))
-            }
-        };
-        resolved.answers.insert(need, answer);
     }
 }
 
 fn check_text(report: &CheckReport) -> String {
     // Results go to files as often as to terminals: no colours.
     let palette = Palette::default();
-    let mut text: String = report.warnings.iter().map(|warning| render::finding(warning, &palette)).collect();
+    let mut text: String = report.warnings.iter().chain(&report.notes).map(|finding| render::finding(finding, &palette)).collect();
     for error in &report.errors {
         text.push_str(&render::diagnostic(error, &palette));
         error.location.iter().for_each(|location| text.push_str(&render::excerpt(location)));
@@ -104,6 +103,9 @@ fn check_text(report: &CheckReport) -> String {
         1 => writeln!(text, "Check complete, 1 warning{errors} has been found!"),
         n => writeln!(text, "Check complete, {n} warnings{errors} have been found!"),
     };
+    if !report.notes.is_empty() {
+        let _ = writeln!(text, "Notes are advice beyond the checks of other builders; they do not change the exit status.");
+    }
     text
 }
 

@@ -3,13 +3,15 @@
 //! A problem of the Dockerfile is shown with its code, the place, an underline and what to do; a failed step with the last lines of its output. Both
 //! end with the excerpt and the `ERROR:` line of `features.md` C7.6, which editors and CI systems look for.
 
+pub(crate) mod machine;
 mod snippet;
+mod step;
 
 use std::fmt::Write as _;
 use std::sync::Arc;
 
 use builder_core::diagnostic::{Diagnostic, Severity};
-use builder_core::error::BuildError;
+use builder_core::error::{BuildError, StepError};
 use builder_core::graph::{SourceLocation, SourceText};
 use builder_frontend::diagnostic::Problem;
 use builder_frontend::source::SourceFile;
@@ -34,6 +36,7 @@ const MAX_COLUMNS: usize = 400;
 /// The last words of a failed build, with so many lines of the failed step's output.
 pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) -> String {
     let mut text = String::new();
+    let mut help = None;
     match error {
         BuildError::Definition(diagnostics) => {
             let errors = || diagnostics.iter().filter(|diagnostic| diagnostic.severity == Severity::Error);
@@ -42,10 +45,17 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) 
                 text.push_str(&excerpt(location));
             }
         }
-        BuildError::Step { name, location, log_tail, log_path, .. } => {
+        BuildError::Step { name, location, log_tail, log_path, cause } => {
             text.push_str(&tail(name, log_tail, tail_lines));
             if let Some(path) = log_path {
                 let _ = writeln!(text, "complete log: {}", path.display());
+            }
+            let found = step::diagnostic(location.as_ref(), cause);
+            // What a process said for itself comes first; its status is in the last line.
+            if !matches!(cause, StepError::ExitCode { .. }) {
+                text.push_str(&diagnostic(&found, palette));
+            } else if found.help.is_some() {
+                help = found.help;
             }
             location.iter().for_each(|location| text.push_str(&excerpt(location)));
         }
@@ -53,10 +63,8 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) 
     }
     let message = clean_lines(&error.to_string());
     let _ = writeln!(text, "{} failed to build: failed to solve: {message}", Palette::paint(&palette.error, "ERROR:"));
-    if let BuildError::Step { cause, .. } = error
-        && let Some(help) = cause.help()
-    {
-        let _ = writeln!(text, "  = help: {}", clean_lines(help));
+    if let Some(help) = help {
+        let _ = writeln!(text, "  = help: {}", clean_lines(&help));
     }
     if let BuildError::Internal(_) = error {
         text.push_str("  = help: this is a fault of rbuild; please report it with the Dockerfile and this message\n");
@@ -71,21 +79,27 @@ pub(crate) fn usage(error: &anyhow::Error, palette: &Palette) -> String {
 
 /// The findings of a build that went on in spite of them (`features.md` A15.2).
 pub(crate) fn warnings(found: &[Diagnostic], palette: &Palette) -> String {
-    if found.is_empty() {
-        return String::new();
-    }
-    let count = if found.len() == 1 { "1 warning found".to_owned() } else { format!("{} warnings found", found.len()) };
-    let mut text = format!("\n {} (rbuild --check shows the places):\n", Palette::paint(&palette.warning, &count));
-    for warning in found {
-        let line = warning.location.as_ref().map_or(String::new(), |location| format!(" (line {})", location.first_line));
-        let _ = writeln!(text, " - {}: {}{line}", warning.code, clean_lines(&warning.message));
+    let mut text = String::new();
+    for (severity, one, many) in [(Severity::Warning, "1 warning found", "warnings found"), (Severity::Note, "1 note", "notes")] {
+        let found: Vec<&Diagnostic> = found.iter().filter(|found| found.severity == severity).collect();
+        let count = match found.len() {
+            0 => continue,
+            1 => one.to_owned(),
+            n => format!("{n} {many}"),
+        };
+        let _ = writeln!(text, "\n {} (rbuild --check shows the places):", Palette::paint(&palette.warning, &count));
+        for warning in found {
+            let line = warning.location.as_ref().map_or(String::new(), |location| format!(" (line {})", location.first_line));
+            let _ = writeln!(text, " - {}: {}{line}", warning.code, clean_lines(&warning.message));
+        }
     }
     text
 }
 
 /// One finding of `--check` (`features.md` A15.1).
 pub(crate) fn finding(found: &Diagnostic, palette: &Palette) -> String {
-    let kind = Palette::paint(&palette.warning, &format!("WARNING: {}", found.code));
+    let word = if found.severity == Severity::Note { "NOTE" } else { "WARNING" };
+    let kind = Palette::paint(&palette.warning, &format!("{word}: {}", found.code));
     let url = found.url.as_deref().map_or(String::new(), |url| format!(" - {url}"));
     let mut text = format!("{kind}{url}\n{}\n", clean_lines(&found.message));
     if let Some(help) = &found.help {
@@ -123,6 +137,9 @@ pub(crate) fn problems(source: &SourceFile, problems: &[Problem], palette: &Pale
 pub(crate) fn excerpt(location: &SourceLocation) -> String {
     const RULE: &str = "--------------------";
     let (first, last) = (location.first_line, location.last_line.max(location.first_line));
+    if location.source.text.trim().is_empty() {
+        return format!("{}:{first}\n", clean::text(&location.source.name));
+    }
     let until = last.min(first.saturating_add(MARKED - 1));
     let mut text = format!("{}:{first}\n{RULE}\n", clean::text(&location.source.name));
     for (number, line) in (1_u32..).zip(location.source.text.lines()) {
@@ -156,8 +173,27 @@ fn shown(line: &str) -> String {
     clean::text(line).replace('\t', "    ").chars().take(MAX_COLUMNS).collect()
 }
 
+/// Lines made harmless for a terminal, and without the numbers that the system gives its errors: the words stand before them.
 fn clean_lines(text: &str) -> String {
-    text.lines().map(clean::text).collect::<Vec<_>>().join("\n")
+    text.lines().map(|line| without_errno(&clean::text(line))).collect::<Vec<_>>().join("\n")
+}
+
+fn without_errno(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        out.push_str(before);
+        rest = match after[digits..].strip_prefix(')') {
+            Some(rest) if digits > 0 => rest,
+            _ => {
+                out.push_str(" (os error ");
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
 }
 
 #[cfg(test)]
@@ -250,6 +286,17 @@ mod tests {
         let text = finding(&found, &Palette::default());
         assert!(text.starts_with("WARNING: LegacyKeyValueFormat - https://docs"), "{text}");
         assert!(text.contains("\nDockerfile:5\n"), "{text}");
+    }
+
+    #[test]
+    fn numbers_of_the_system_are_left_out() {
+        for (text, shown) in [
+            ("cannot open x: No such file or directory (os error 2)", "cannot open x: No such file or directory"),
+            ("a (os error 13): b (os error 2)", "a: b"),
+            ("(os error 2) (os error x) (os error ", "(os error 2) (os error x) (os error "),
+        ] {
+            assert_eq!(clean_lines(text), shown);
+        }
     }
 
     #[test]

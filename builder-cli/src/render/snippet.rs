@@ -20,9 +20,11 @@ pub(crate) fn diagnostic(found: &Diagnostic, palette: &Palette) -> String {
     let level = match found.severity {
         Severity::Error => Level::ERROR,
         Severity::Warning => Level::WARNING,
+        Severity::Note => Level::NOTE,
     };
     let mut group = match &found.location {
-        Some(location) => {
+        // Of a file without text nothing can be shown.
+        Some(location) if !location.source.text.trim().is_empty() => {
             let marked = Marked::of(location);
             let name = clean::text(&location.source.name);
             let label = found.label.as_deref().map(clean_lines);
@@ -30,7 +32,7 @@ pub(crate) fn diagnostic(found: &Diagnostic, palette: &Palette) -> String {
             let snippet = Snippet::source(marked.line.to_owned()).path(name).line_start(marked.number).annotation(annotation);
             level.primary_title(clean_lines(&found.message)).id(found.code.clone()).element(snippet)
         }
-        None => Group::with_title(level.primary_title(clean_lines(&found.message)).id(found.code.clone())),
+        _ => Group::with_title(level.primary_title(clean_lines(&found.message)).id(found.code.clone())),
     };
     if let Some(help) = &found.help {
         group = group.element(Level::HELP.message(clean_lines(help)));

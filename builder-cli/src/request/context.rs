@@ -11,6 +11,7 @@ use builder_core::oci::Reference;
 use builder_core::request::{IgnoreRules, LocalContext};
 use builder_frontend::compile::{DockerfileSource, NamedContext};
 use builder_frontend::ignore::IgnoreFile;
+use builder_frontend::suggest;
 
 use crate::environment::Environment;
 
@@ -19,6 +20,9 @@ const DOCKERFILE: &str = "Dockerfile";
 
 /// Longest Dockerfile or ignore file. Thousands of times what anyone writes; it keeps a wrong path (`-f /dev/zero`) from filling memory.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
+
+/// Most Dockerfiles that are listed for somebody who named one that is not there.
+const MAX_SUGGESTED: usize = 5;
 
 /// First bytes of archives that can be a context on standard input: gzip, bzip2, xz, zstd.
 const ARCHIVE_STARTS: [&[u8]; 4] = [&[0x1f, 0x8b], b"BZh", &[0xfd, b'7', b'z', b'X', b'Z', 0], &[0x28, 0xb5, 0x2f, 0xfd]];
@@ -35,26 +39,31 @@ pub(crate) struct Inputs {
     /// Local directories.
     pub(crate) locals: BTreeMap<String, LocalContext>,
     /// The main context's ignore file.
-    pub(crate) ignore: Option<IgnoreFile>,
+    pub(crate) ignore: Option<Ignored>,
     /// An archive on standard input that is the main context: what was read of it so far. It is unpacked when the store is open.
     pub(crate) archive: Option<Vec<u8>>,
 }
 
-/// The ignore file of a context, as the engine asks it.
-#[derive(Debug)]
-struct Ignored(IgnoreFile);
+/// A context's ignore file.
+#[derive(Debug, Clone)]
+pub(crate) struct Ignored {
+    /// As people call it: `.dockerignore`.
+    pub(crate) name: String,
+    /// Its patterns.
+    pub(crate) rules: IgnoreFile,
+}
 
 impl IgnoreRules for Ignored {
     fn is_ignored(&self, path: &[u8]) -> bool {
-        self.0.excludes(path)
+        self.rules.excludes(path)
     }
 
     fn prunes(&self, path: &[u8]) -> bool {
-        self.0.prunes(path)
+        self.rules.prunes(path)
     }
 
     fn deciding_rule(&self, path: &[u8]) -> Option<String> {
-        self.0.deciding_rule(path).map(|line| format!("line {line}"))
+        self.rules.deciding_rule(path).map(|rule| format!("line {} of {}: {}", rule.line, self.name, rule.pattern))
     }
 }
 
@@ -91,19 +100,32 @@ fn main_local() -> NamedContext {
     NamedContext::Local { name: "context".into() }
 }
 
-fn local(path: PathBuf, ignore: Option<IgnoreFile>) -> LocalContext {
-    LocalContext { path, ignore: ignore.map(|ignore| Arc::new(Ignored(ignore)) as Arc<dyn IgnoreRules>), empty: false }
+fn local(path: PathBuf, ignore: Option<Ignored>) -> LocalContext {
+    LocalContext { path, ignore: ignore.map(|ignore| Arc::new(ignore) as Arc<dyn IgnoreRules>), empty: false }
 }
 
 /// The directory `text` names.
 fn directory(text: &OsStr, environment: &Environment) -> Result<PathBuf> {
     let path = environment.absolute(text);
-    let found = std::fs::metadata(&path).with_context(|| format!("unable to prepare context: path {} not found", Path::new(text).display()))?;
+    let found = std::fs::metadata(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => {
+            anyhow::anyhow!("unable to prepare context: path {} not found{}", Path::new(text).display(), nearest_beside(&path))
+        }
+        _ => anyhow::anyhow!("unable to prepare context: cannot look at {}: {error}", Path::new(text).display()),
+    })?;
     if !found.is_dir() {
         bail!("unable to prepare context: {} is no directory; a Dockerfile is given with -f", Path::new(text).display());
     }
     // Symbolic links of the context's own path are the user's way of naming it; they are followed once, here.
     path.canonicalize().with_context(|| format!("unable to prepare context: cannot resolve {}", path.display()))
+}
+
+/// What stands beside a path that is not there and is called nearly so, as advice.
+fn nearest_beside(path: &Path) -> String {
+    let (Some(dir), Some(name)) = (path.parent(), path.file_name().and_then(OsStr::to_str)) else { return String::new() };
+    let names: Vec<String> =
+        std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+    suggest::nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }
 
 /// What an address as context means (C5.3, C5.4); nothing for a path.
@@ -180,9 +202,34 @@ fn local_dockerfile(file: Option<&OsStr>, context: &Path, environment: &Environm
         _ => path,
     };
     let name = shown_name(&path, file, context);
-    let opened = open_text(&path).with_context(|| format!("failed to read dockerfile: cannot open {}", path.display()))?;
+    let opened = open_text(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => anyhow::anyhow!("failed to read dockerfile: {name} not found{}", dockerfiles_beside(&path, context)),
+        _ => anyhow::anyhow!("failed to read dockerfile: cannot open {}: {error}", path.display()),
+    })?;
     let text = text_of(&mut { opened }, &path.display().to_string())?;
     Ok((DockerfileSource::Text { name, text }, Some(path)))
+}
+
+/// Where Dockerfiles are, as advice for somebody who named one that is not there.
+fn dockerfiles_beside(path: &Path, context: &Path) -> String {
+    let mut found: Vec<String> = Vec::new();
+    for dir in path.parent().into_iter().chain([context]) {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let is_one = name.to_lowercase().contains("dockerfile") && !name.ends_with(".dockerignore") || name == "Containerfile";
+            let shown = shown_name(&entry.path(), None, context);
+            if is_one && entry.path().is_file() && !found.contains(&shown) {
+                found.push(shown);
+            }
+        }
+    }
+    found.sort();
+    found.truncate(MAX_SUGGESTED);
+    match &found[..] {
+        [] if path.parent().is_some_and(Path::is_dir) => "; choose one with -f, or the directory that holds it as CONTEXT".to_owned(),
+        [] => "; its directory is not there either".to_owned(),
+        names => format!("; there is {}: choose one with -f", names.join(", ")),
+    }
 }
 
 /// How messages call a Dockerfile: by its path inside the context, else as it was typed, else (an absolute path elsewhere) by its name.
@@ -194,7 +241,7 @@ fn shown_name(path: &Path, typed: Option<&OsStr>, context: &Path) -> String {
 }
 
 /// The ignore file that counts: the one named after the Dockerfile, else the context's.
-fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<IgnoreFile>> {
+fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignored>> {
     let beside = dockerfile.map(|path| {
         let mut name = path.as_os_str().to_owned();
         name.push(".dockerignore");
@@ -204,7 +251,9 @@ fn ignore_file(dockerfile: Option<&Path>, context: &Path) -> Result<Option<Ignor
         match open_text(&path) {
             Ok(mut file) => {
                 let text = bytes_of(&mut file, &path.display().to_string())?;
-                return Ok(Some(IgnoreFile::parse(&text).with_context(|| format!("in {}", path.display()))?));
+                let rules = IgnoreFile::parse(&text).with_context(|| format!("in {}", path.display()))?;
+                let name = path.strip_prefix(context).unwrap_or(&path).display().to_string();
+                return Ok(Some(Ignored { name, rules }));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
@@ -300,7 +349,9 @@ mod tests {
         assert_eq!(name_and_text(inputs(&dir, ".", None, b"").expect("lower")), ("dockerfile".into(), "lower".into()));
         assert_eq!(name_and_text(inputs(&dir, "both", None, b"").expect("both")), ("Dockerfile".into(), "upper".into()));
         let error = format!("{:#}", inputs(&dir, "none", None, b"").expect_err("none"));
-        assert!(error.contains("Dockerfile") && error.contains("No such file"), "{error}");
+        assert!(error.contains("Dockerfile not found; choose one with -f"), "{error}");
+        let error = format!("{:#}", inputs(&dir, "none", Some("both/Dockrfile"), b"").expect_err("misspelt"));
+        assert!(error.contains("both/Dockrfile not found; there is Dockerfile, dockerfile"), "{error}");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod annotation;
 mod archive_limits;
 mod context;
 mod csv;
+pub(crate) mod diagnostics;
 mod epoch;
 mod lent;
 mod output;
@@ -138,7 +139,8 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         ulimits,
         allow: allow.clone(),
         source_date_epoch: times.epoch,
-        context_ignore: inputs.ignore,
+        strict: args.strict_docker,
+        context_ignore: inputs.ignore.as_ref().map(|ignore| ignore.rules.clone()),
         ..FrontendOptions::new(inputs.dockerfile, Platform::host())
     };
     if args.iidfile.is_some() && outputs.iter().any(|output| matches!(output.kind, OutputKind::Local | OutputKind::Tar)) {

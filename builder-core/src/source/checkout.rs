@@ -27,7 +27,7 @@ pub(super) fn to_layer(dir: &Path, subdir: &TreePath, keep_git_dir: bool, time: 
     let checkout = LocalTree::open_with_index(&LocalContext { path: dir.to_path_buf(), ignore: None, empty: false }, tmp)?;
     let top = resolve(&checkout, subdir)?.filter(Entry::is_dir);
     let top = top.filter(|top| keep_git_dir || top.path.components().all(|name| name != b".git"));
-    let top = top.ok_or_else(|| missing::error(&checkout, subdir, ""))?;
+    let top = top.ok_or_else(|| missing::error(&checkout, subdir))?;
     let snapshot = ActiveSnapshot::create(tmp, &[]).map_err(|e| failed(&e))?;
     let mut writer = snapshot.writer().map_err(|e| failed(&e))?;
     let copy = Copy { checkout: &checkout, keep_git_dir, time };

@@ -426,7 +426,7 @@ impl SourceTree for LocalTree {
     fn left_out_by(&self, path: &TreePath) -> Option<String> {
         let rules = self.ignore.as_ref()?;
         self.child(path).ok()??;
-        Some(rules.deciding_rule(path.as_bytes()).map_or_else(|| "the ignore file".to_owned(), |rule| format!("the ignore file ({rule})")))
+        Some(rules.deciding_rule(path.as_bytes()).unwrap_or_else(|| "the ignore file".to_owned()))
     }
 
     fn describe(&self) -> String {

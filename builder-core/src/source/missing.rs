@@ -1,28 +1,33 @@
 //! The message for a source that is not there: which, why, and what was perhaps meant.
 
+use std::collections::VecDeque;
+
 use builder_snapshot::TreePath;
 
 use super::tree::{EntryNode, SourceTree};
-use crate::error::StepError;
+use crate::error::{MissingSource, StepError};
 
-/// The error for the source `written` (cleaned: `path`) that `tree` does not have.
+/// Most directory entries that are looked through for a file of the same name elsewhere: enough for a project's own files, and no wait in a large tree.
+const MAX_SEARCHED: usize = 5_000;
+
+/// Most paths that are suggested.
+const MAX_SUGGESTED: usize = 3;
+
+/// The error for `path`, which `tree` does not have.
 #[must_use]
-pub(crate) fn error(tree: &dyn SourceTree, path: &TreePath, written: &str) -> StepError {
-    let (reason, help) = explain(tree, path);
-    let mut message = format!("{:?}: not found in {}", path.display(), tree.describe());
-    if let Some(reason) = reason {
-        message.push_str(": ");
-        message.push_str(&reason);
-    }
-    // `..` does not leave the tree; whoever writes it should see where it led.
-    if written.contains("..") {
-        message.push_str(&format!(" (written as {written:?})"));
-    }
-    StepError::Other { message, help }
+pub(crate) fn error(tree: &dyn SourceTree, path: &TreePath) -> StepError {
+    let Explained { reason, near, help } = explain(tree, path);
+    StepError::MissingSource(Box::new(MissingSource { path: path.display(), place: tree.describe(), reason, near, help }))
 }
 
-/// Reason and advice.
-fn explain(tree: &dyn SourceTree, path: &TreePath) -> (Option<String>, Option<String>) {
+#[derive(Default)]
+struct Explained {
+    reason: Option<String>,
+    near: Vec<String>,
+    help: Option<String>,
+}
+
+fn explain(tree: &dyn SourceTree, path: &TreePath) -> Explained {
     let mut parent = TreePath::root();
     for name in path.components() {
         let here = parent.child(name);
@@ -32,46 +37,77 @@ fn explain(tree: &dyn SourceTree, path: &TreePath) -> (Option<String>, Option<St
                 EntryNode::Symlink { target } => {
                     let target = String::from_utf8_lossy(&target).into_owned();
                     let reason = format!("{} is a symbolic link to {target:?}, which leads to nothing there", here.display());
-                    return (Some(reason), Some("links are followed inside the tree they are in, and not to ignored paths".to_owned()));
+                    let help = "links are followed inside the tree they are in, and not to ignored paths".to_owned();
+                    return Explained { reason: Some(reason), help: Some(help), ..Explained::default() };
                 }
-                _ if here == *path => return (None, None),
-                _ => return (Some(format!("{} is no directory", here.display())), None),
+                _ if here == *path => return Explained::default(),
+                _ => return Explained { reason: Some(format!("{} is no directory", here.display())), ..Explained::default() },
             },
-            Ok(None) | Err(_) => return explain_name(tree, &parent, name, &here),
+            Ok(None) | Err(_) => return explain_name(tree, &parent, name, path),
         }
     }
-    (None, None)
+    Explained::default()
 }
 
-fn explain_name(tree: &dyn SourceTree, parent: &TreePath, name: &[u8], here: &TreePath) -> (Option<String>, Option<String>) {
-    if let Some(by) = tree.left_out_by(here) {
-        let help = format!("add the line !{} to the end of the ignore file", String::from_utf8_lossy(here.as_bytes()));
-        return (Some(format!("{} is left out by {by}", here.display())), Some(help));
+/// Why `parent` has no `name`, which is `wanted` or a directory above it.
+fn explain_name(tree: &dyn SourceTree, parent: &TreePath, name: &[u8], wanted: &TreePath) -> Explained {
+    let here = parent.child(name);
+    if let Some(by) = tree.left_out_by(&here) {
+        let help = format!("add the line !{} at its end", String::from_utf8_lossy(wanted.as_bytes()));
+        return Explained { reason: Some(format!("{} is left out by {by}", here.display())), help: Some(help), ..Explained::default() };
     }
-    let Ok(siblings) = tree.list(parent) else { return (None, None) };
-    let near = nearest_names(name, siblings.iter().filter_map(|entry| entry.path.file_name()));
+    let Ok(siblings) = tree.list(parent) else { return Explained::default() };
+    let full = |name: &Vec<u8>| parent.child(name).display().trim_start_matches('/').to_owned();
+    let names = nearest_names(name, siblings.iter().filter_map(|entry| entry.path.file_name()));
+    let near: Vec<String> = if names.is_empty() { same_name_elsewhere(tree, wanted) } else { names.iter().map(full).collect() };
     if near.is_empty() {
-        return (None, None);
+        return Explained::default();
     }
-    let full = |name: &Vec<u8>| format!("{:?}", parent.child(name).display().trim_start_matches('/'));
-    let mut help = format!("did you mean {}?", near.iter().map(full).collect::<Vec<_>>().join(" or "));
-    if near[0].eq_ignore_ascii_case(name) {
+    let mut help = format!("did you mean {}?", near.iter().map(|path| format!("{path:?}")).collect::<Vec<_>>().join(" or "));
+    if names.first().is_some_and(|near| near.eq_ignore_ascii_case(name)) {
         help.push_str(" names differ in case");
     }
-    (None, Some(help))
+    Explained { reason: None, near, help: Some(help) }
 }
 
-/// Names near to `wanted`: equal but for case first, then those few edits away; at most three.
+/// Files called as `wanted` in other directories, those nearest to the root first.
+fn same_name_elsewhere(tree: &dyn SourceTree, wanted: &TreePath) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut left = MAX_SEARCHED;
+    let mut queue = VecDeque::from([TreePath::root()]);
+    while let Some(dir) = queue.pop_front() {
+        let Ok(entries) = tree.list(&dir) else { continue };
+        for entry in entries {
+            if left == 0 || found.len() == MAX_SUGGESTED {
+                return found;
+            }
+            left -= 1;
+            if entry.path.file_name() == wanted.file_name() {
+                found.push(entry.path.display().trim_start_matches('/').to_owned());
+            }
+            if matches!(entry.node, EntryNode::Dir) {
+                queue.push_back(entry.path);
+            }
+        }
+    }
+    found
+}
+
+/// Names near to `wanted`: equal but for case first, then those that go on behind a blank (a path that was cut at it), then those few edits away.
 fn nearest_names<'a>(wanted: &[u8], names: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
     let limit = (wanted.len() / 3).clamp(1, 3);
     let mut near: Vec<(usize, &[u8])> = names
         .filter_map(|name| {
-            let distance = if name.eq_ignore_ascii_case(wanted) { 0 } else { edit_distance(wanted, name, limit)? };
+            let distance = match name.strip_prefix(wanted) {
+                _ if name.eq_ignore_ascii_case(wanted) => 0,
+                Some([b' ', ..]) => 1,
+                _ => edit_distance(wanted, name, limit)?,
+            };
             Some((distance, name))
         })
         .collect();
     near.sort_unstable();
-    near.iter().take(3).map(|(_, name)| name.to_vec()).collect()
+    near.iter().take(MAX_SUGGESTED).map(|(_, name)| name.to_vec()).collect()
 }
 
 /// Insertions, deletions and replacements between two names; none if more than `limit`.
@@ -102,5 +138,6 @@ mod tests {
         assert_eq!(nearest_names(b"readme.md", names.into_iter()), [b"README.md"]);
         assert_eq!(nearest_names(b"packge.json", names.into_iter()), [&b"package.json"[..], b"pakage.json"]);
         assert!(nearest_names(b"elsewhere", names.into_iter()).is_empty());
+        assert_eq!(nearest_names(b"my", [&b"my file.txt"[..], b"mystery"].into_iter()), [b"my file.txt"]);
     }
 }

@@ -91,7 +91,7 @@ pub trait SourceTree {
     /// Files that can't be read, that vanished or change while they are read.
     fn fill_digests(&self, entries: &mut [&mut Entry]) -> Result<(), StepError>;
 
-    /// What leaves out a path that would be there otherwise, in words: `the ignore file (line 3: *.md)`.
+    /// What leaves out a path that would be there otherwise, in words: `line 3 of .dockerignore: *.md`.
     fn left_out_by(&self, path: &TreePath) -> Option<String> {
         let _ = path;
         None

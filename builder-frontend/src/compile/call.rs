@@ -1,13 +1,13 @@
 //! Calls that build nothing: `--check`, `--call=outline`, `--call=targets`.
 
-use builder_core::diagnostic::Diagnostic;
+use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::frontend::{Need, Resolved};
 use builder_core::graph::SourceLocation;
 use serde_json::{Map, Value, json};
 
 use super::file::{Located, ParsedFile, Place};
 use super::plan::PlannedStage;
-use super::platform::PlatformRun;
+use super::platform::{Origin, PlatformRun};
 use super::state::StageState;
 use super::{Compiler, DockerfileFrontend, Opened, located};
 use crate::ast::{Instruction, InstructionKind};
@@ -30,27 +30,29 @@ pub struct CheckReport {
     pub warnings: Vec<Diagnostic>,
     /// What would end a build.
     pub errors: Vec<Diagnostic>,
+    /// Findings beyond the checks of other builders.
+    pub notes: Vec<Diagnostic>,
 }
 
 impl CheckReport {
     /// The JSON of `--call=check,format=json`.
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let warnings: Vec<Value> = self
-            .warnings
-            .iter()
-            .map(|warning| {
-                json!({
-                    "ruleName": warning.code,
-                    "description": lint::rule(&warning.code).map_or("", |rule| rule.description),
-                    "url": warning.url,
-                    "detail": warning.message,
-                    "location": location_json(warning.location.as_ref()),
-                })
+        let finding = |found: &Diagnostic| {
+            json!({
+                "ruleName": found.code,
+                "description": lint::rule(&found.code).map_or("", |rule| rule.description),
+                "url": found.url,
+                "detail": found.message,
+                "location": location_json(found.location.as_ref()),
             })
-            .collect();
+        };
+        let warnings: Vec<Value> = self.warnings.iter().map(finding).collect();
         let mut report = Map::new();
         report.insert("warnings".into(), if warnings.is_empty() { Value::Null } else { Value::Array(warnings) });
+        if !self.notes.is_empty() {
+            report.insert("notes".into(), Value::Array(self.notes.iter().map(finding).collect()));
+        }
         if let Some(error) = self.errors.first() {
             report.insert("buildError".into(), json!({"message": error.message, "location": location_json(error.location.as_ref())}));
         }
@@ -58,6 +60,7 @@ impl CheckReport {
             .warnings
             .iter()
             .chain(&self.errors)
+            .chain(&self.notes)
             .find_map(|diagnostic| diagnostic.location.as_ref())
             .map(|location| json!({"filename": location.source.name, "language": "Dockerfile", "text": location.source.text}))
             .into_iter()
@@ -212,7 +215,7 @@ impl DockerfileFrontend {
     /// All build checks, on every stage when no target is given. Nothing is built; images are asked for so that their variables are known.
     #[must_use]
     pub fn check(&self, resolved: &Resolved) -> CallOutcome<CheckReport> {
-        let failed = |errors| CallOutcome::Ready(CheckReport { warnings: Vec::new(), errors });
+        let failed = |errors| CallOutcome::Ready(CheckReport { errors, ..CheckReport::default() });
         let file = match self.open(resolved) {
             Ok(Opened::Need(need)) => return CallOutcome::Needs(vec![*need]),
             Ok(Opened::File(file)) => file,
@@ -221,7 +224,7 @@ impl DockerfileFrontend {
         let (table, problems) = StageTable::new(&file.dockerfile);
         let check = match self.whole_file(&file, problems) {
             Ok(check) => check,
-            Err(problems) => return failed(located(&file, &problems)),
+            Err(problems) => return failed(self.with_the_rest(problems, &file, &table, resolved)),
         };
         let targets: Vec<usize> = match self.options.target.as_deref().filter(|target| !target.is_empty()) {
             Some(target) => match table.target(Some(target)) {
@@ -243,9 +246,13 @@ impl DockerfileFrontend {
             return CallOutcome::Needs(std::mem::take(&mut compiler.needs).into_iter().collect());
         }
         for (run, plans) in &planned {
+            // Without a target it is the last stage that people build.
+            targets.last().iter().for_each(|target| compiler.follow_final(run, **target));
             compiler.compile_stages(run, plans);
         }
-        CallOutcome::Ready(CheckReport { warnings: compiler.warnings(), errors: compiler.diagnostics() })
+        compiler.check_unused_stages(&planned);
+        let (warnings, notes) = compiler.findings().into_iter().partition(|found| found.severity == Severity::Warning);
+        CallOutcome::Ready(CheckReport { warnings, errors: compiler.diagnostics(), notes })
     }
 
     /// What the target takes. Values come from the file and the build arguments; images are asked for because their triggers count.
@@ -304,6 +311,34 @@ impl DockerfileFrontend {
 }
 
 impl Compiler<'_> {
+    /// `UnusedStage`, when all stages are looked at: those that neither the last one nor any other needs.
+    fn check_unused_stages(&mut self, planned: &[(PlatformRun, Vec<Option<PlannedStage<'_>>>)]) {
+        let Some(last) = self.table.stages.len().checked_sub(1) else { return };
+        if self.options.target.as_deref().is_some_and(|target| !target.is_empty()) {
+            return;
+        }
+        let mut used = vec![false; self.table.stages.len()];
+        used[last] = true;
+        for (run, plans) in planned {
+            for (index, plan) in plans.iter().enumerate() {
+                let Some(plan) = plan else { continue };
+                if let Origin::Stage(below) = plan.base.origin {
+                    used[below] = true;
+                }
+                for step in &plan.steps {
+                    self.stages_used(run, index, plan, step).into_iter().for_each(|stage| used[stage] = true);
+                }
+            }
+        }
+        for stage in self.table.stages.iter().filter(|stage| !used[stage.index]) {
+            let detail = match &stage.name {
+                Some(name) => format!("No stage uses stage {name:?}; it is built only with --target {name}"),
+                None => "No stage uses this one, and without a name it can't be a target".to_owned(),
+            };
+            self.linter.report(&lint::UNUSED_STAGE, stage.instruction, detail);
+        }
+    }
+
     fn outline(&self, run: &PlatformRun, plans: &[Option<PlannedStage<'_>>], states: &[Option<StageState>], target: usize) -> Outline {
         let stage = &self.table.stages[target];
         let mut outline = Outline {

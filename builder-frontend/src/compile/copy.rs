@@ -13,6 +13,7 @@ use super::{Compiler, NamedContext};
 use crate::ast::{Add, Copy, CopyPaths, Heredoc, Word};
 use crate::diagnostic::Problem;
 use crate::expand;
+use crate::glob::has_wildcards;
 use crate::ignore::IgnoreFile;
 use crate::lint;
 
@@ -88,7 +89,7 @@ impl Compiler<'_> {
             excludes: &copy.excludes,
         };
         let origin = match &copy.from {
-            Some(from) => match self.origin(&from.value, step.stage, &step.plan.base, Asker::Copy) {
+            Some(from) => match self.origin(&from.value, &step.asking(Asker::Copy)) {
                 Ok(origin) => Self::seen_through(origin, step.run),
                 // Noted when the stage was planned.
                 Err(_) => return,
@@ -309,15 +310,27 @@ impl Compiler<'_> {
         }
     }
 
-    /// `CopyIgnoredFile`: silent once the ignore file lets anything in again, because then only a walk could tell.
+    /// `CopyIgnoredFile`: silent once the ignore file lets anything in again, because then only a walk could tell. `CopyIgnoredPath` is ours: it speaks
+    /// then too, of what nothing lets in again.
     fn check_ignored(&mut self, keyword: &str, sources: &[(String, &Word)], origin: &Origin, step: &Step<'_>) {
         let main = matches!(origin, Origin::Context { name: None, context: NamedContext::Local { .. } });
-        let Some(ignore) = self.options.context_ignore.as_ref().filter(|ignore| main && !ignore.has_negations()) else { return };
+        let options = self.options;
+        let Some(ignore) = options.context_ignore.as_ref().filter(|_| main) else { return };
         let verb = if keyword == "ADD" { "Add" } else { "Copy" };
         for (source, _) in sources {
             let path = clipped(source);
-            if !path.is_empty() && !is_http(source) && ignore.excludes(path.as_bytes()) {
+            if path.is_empty() || is_http(source) {
+                continue;
+            }
+            if !ignore.has_negations() && ignore.excludes(path.as_bytes()) {
                 self.lint(&lint::COPY_IGNORED_FILE, step, format!("Attempting to {verb} file {source:?} that is excluded by .dockerignore"));
+            } else if !has_wildcards(&path) && ignore.has_negations() && ignore.prunes(path.as_bytes()) {
+                let line = ignore.deciding_rule(path.as_bytes()).map_or(String::new(), |rule| format!(" (line {}: {})", rule.line, rule.pattern));
+                self.lint(
+                    &lint::COPY_IGNORED_PATH,
+                    step,
+                    format!("{source:?} is left out by the ignore file{line}, and nothing below it is let in again"),
+                );
             }
         }
     }

@@ -18,6 +18,8 @@ pub(crate) struct ParsedFile {
     pub(crate) text: Arc<SourceText>,
     pub(crate) dockerfile: Dockerfile,
     pub(crate) problems: Vec<Problem>,
+    /// Whether what could not be understood leaves the meaning of all other instructions as it is.
+    pub(crate) rest_is_sound: bool,
 }
 
 impl ParsedFile {
@@ -25,7 +27,11 @@ impl ParsedFile {
         let source = SourceFile::new(name, text);
         let parsed = parser::parse(&source);
         let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone() });
-        Self { source, text, dockerfile: parsed.dockerfile, problems: parsed.problems }
+        // Whoever misspells FROM, ARG or ENV would hear of stages and variables that are only missing because of that.
+        let harmless = |unread: &Option<&str>| !matches!(unread, Some("FROM" | "ARG" | "ENV"));
+        let all_local = parsed.problems.len() == parsed.unread.len();
+        let rest_is_sound = all_local && parsed.unread.iter().all(harmless);
+        Self { source, text, dockerfile: parsed.dockerfile, problems: parsed.problems, rest_is_sound }
     }
 
     /// The place of `span`, widened to the lines of `lines`.
@@ -42,13 +48,14 @@ impl ParsedFile {
             severity: match problem.severity {
                 Severity::Error => CoreSeverity::Error,
                 Severity::Warning => CoreSeverity::Warning,
+                Severity::Note => CoreSeverity::Note,
             },
             code: problem.code.to_owned(),
             message: problem.message.clone(),
             location: lines.map(|lines| self.location(problem.span, lines)),
             label: problem.label.clone(),
             help: problem.help.clone(),
-            url: lint::rule(problem.code).map(lint::Rule::url),
+            url: lint::rule(problem.code).and_then(lint::Rule::url),
         }
     }
 }

@@ -90,6 +90,9 @@ impl Compiler<'_> {
                 },
                 (None, None) => step.run.globals.get(&name).map(str::to_owned),
             };
+            if let Some(value) = &value {
+                self.check_secret_value("ARG", &name, value, step);
+            }
             if let Some(value) = value.as_ref().filter(|_| !NEVER_EXPORTED.contains(&name.as_str())) {
                 state.variables.set(name.clone(), value.clone());
             }
@@ -112,6 +115,7 @@ impl Compiler<'_> {
             if !step.place().trigger {
                 self.check_secret("ENV", name, &step.planned.instruction);
             }
+            self.check_secret_value("ENV", name, value, step);
             state.set_env(name, value);
         }
         state.note(format!("ENV {}", shown_pairs(&pairs)));

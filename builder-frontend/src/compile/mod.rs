@@ -44,6 +44,7 @@ use crate::lint::{CheckOptions, Linter};
 use crate::source::Span;
 use crate::stage::StageTable;
 use file::{Located, ParsedFile};
+use platform::{Base, Origin, PlatformRun};
 use state::StageState;
 
 /// Compiles a Dockerfile.
@@ -72,6 +73,8 @@ pub(crate) struct Compiler<'a> {
     /// What tells a problem from another, so that platforms don't repeat it.
     noted: HashSet<(&'static str, Span, String)>,
     linter: Linter,
+    /// The stages whose layers are in the final image.
+    final_stages: HashSet<usize>,
 }
 
 impl<'a> Compiler<'a> {
@@ -90,6 +93,18 @@ impl<'a> Compiler<'a> {
             problems: Vec::new(),
             noted: HashSet::new(),
             linter: Linter::new(check),
+            final_stages: HashSet::new(),
+        }
+    }
+
+    /// Remembers which stages `target` is made of, one upon the other.
+    fn follow_final(&mut self, run: &PlatformRun, target: usize) {
+        let mut next = Some(target);
+        while let Some(stage) = next.filter(|stage| self.final_stages.insert(*stage)) {
+            next = match run.bases.get(stage) {
+                Some(Ok(Base { origin: Origin::Stage(below), .. })) => Some(*below),
+                _ => None,
+            };
         }
     }
 
@@ -136,7 +151,8 @@ impl<'a> Compiler<'a> {
         TargetImage { platform, vertex: state.tree, config: document, history: state.history }
     }
 
-    fn warnings(&self) -> Vec<Diagnostic> {
+    /// Warnings and notes, in order of the file.
+    fn findings(&self) -> Vec<Diagnostic> {
         let mut findings: Vec<&Problem> = self.linter.findings().iter().collect();
         findings.sort_by_key(|finding| (finding.span.start, finding.span.end));
         findings.into_iter().map(|finding| self.file.diagnostic(&Located::own(finding.clone()))).collect()
@@ -209,6 +225,26 @@ impl DockerfileFrontend {
         }
     }
 
+    /// Problems that keep the file from being compiled, and those that can be told of the rest of it, so that one run shows all.
+    fn with_the_rest(&self, mut problems: Vec<Located>, file: &ParsedFile, table: &StageTable<'_>, resolved: &Resolved) -> Vec<Diagnostic> {
+        if file.rest_is_sound
+            && problems.len() == file.problems.len()
+            && let Ok(target) = table.target(self.options.target.as_deref())
+            && !table.stages.is_empty()
+        {
+            let mut compiler = Compiler::new(self, file, table, resolved, CheckOptions::default());
+            compiler.lenient = true;
+            for platform in compiler.platforms() {
+                let run = compiler.start_platform(platform);
+                let plans = compiler.plan(&run, &[target]);
+                compiler.compile_stages(&run, &plans);
+            }
+            problems.append(&mut compiler.problems);
+            problems.sort_by_key(|located| located.problem.span.start);
+        }
+        located(file, &problems)
+    }
+
     /// Problems of the file as a whole, before any stage is looked at: syntax, other frontends, options of the checks.
     fn whole_file(&self, file: &ParsedFile, table_problems: Vec<Problem>) -> Result<CheckOptions, Vec<Located>> {
         let mut problems: Vec<Located> = file.problems.iter().cloned().map(Located::own).collect();
@@ -250,7 +286,7 @@ impl Frontend for DockerfileFrontend {
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);
-        let check = self.whole_file(&file, problems).map_err(|problems| located(&file, &problems))?;
+        let check = self.whole_file(&file, problems).map_err(|problems| self.with_the_rest(problems, &file, &table, resolved))?;
         let target = table.target(self.options.target.as_deref()).map_err(|problem| vec![file.diagnostic(&Located::nowhere(problem))])?;
         let mut compiler = Compiler::new(self, &file, &table, resolved, check);
         let mut planned = Vec::new();
@@ -271,6 +307,7 @@ impl Frontend for DockerfileFrontend {
         let mut targets = Vec::new();
         let mut epoch = None;
         for (run, plans) in &planned {
+            compiler.follow_final(run, target);
             let mut states = compiler.compile_stages(run, plans);
             if let Some(state) = states[target].take() {
                 targets.push(compiler.target_image(&run.target, state));
@@ -284,8 +321,8 @@ impl Frontend for DockerfileFrontend {
         if !compiler.problems.is_empty() {
             return Err(compiler.diagnostics());
         }
-        let warnings = compiler.warnings();
-        if compiler.linter.options().error && !warnings.is_empty() {
+        let warnings = compiler.findings();
+        if compiler.linter.options().error && warnings.iter().any(|found| found.severity == Severity::Warning) {
             return Err(violations(warnings));
         }
         let sources = vec![std::sync::Arc::clone(&file.text)];
@@ -321,7 +358,7 @@ fn plain_error(code: &str, message: String) -> Diagnostic {
 /// `error=true`: the findings, and the error that they are.
 fn violations(mut warnings: Vec<Diagnostic>) -> Vec<Diagnostic> {
     let mut rules: Vec<&str> = Vec::new();
-    for warning in &warnings {
+    for warning in warnings.iter().filter(|found| found.severity == Severity::Warning) {
         if !rules.contains(&warning.code.as_str()) {
             rules.push(&warning.code);
         }

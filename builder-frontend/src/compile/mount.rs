@@ -165,7 +165,7 @@ impl Compiler<'_> {
         let source = clipped(options.source.as_deref().unwrap_or_default());
         let origin = match mount_from(flag) {
             // A bad origin was noted when the stage was planned.
-            Some(from) => Self::seen_through(self.origin(&from.value, step.stage, &step.plan.base, Asker::Mount).ok()?, step.run),
+            Some(from) => Self::seen_through(self.origin(&from.value, &step.asking(Asker::Mount)).ok()?, step.run),
             None => Origin::Context { name: None, context: self.options.context.clone() },
         };
         let vertex = self.origin_vertex(&origin, step)?.0;

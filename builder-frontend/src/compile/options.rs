@@ -45,6 +45,8 @@ pub struct FrontendOptions {
     pub source_date_epoch: Option<i64>,
     /// The main context's ignore file, for the check `CopyIgnoredFile`.
     pub context_ignore: Option<IgnoreFile>,
+    /// Refuse what only this frontend understands.
+    pub strict: bool,
     /// Prefix of cache mount ids. The build argument `BUILDKIT_CACHE_MOUNT_NS` wins.
     pub cache_mount_namespace: String,
 }
@@ -71,6 +73,7 @@ impl FrontendOptions {
             allow: Vec::new(),
             source_date_epoch: None,
             context_ignore: None,
+            strict: false,
             cache_mount_namespace: String::new(),
         }
     }

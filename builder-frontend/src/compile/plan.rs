@@ -12,7 +12,9 @@ use super::file::{Located, Place};
 use super::platform::{Base, ImageSource, Origin, PlatformRun};
 use crate::ast::{Instruction, InstructionKind, MountFlag};
 use crate::diagnostic::Problem;
+use crate::expand::{self, Environment};
 use crate::parser;
+use crate::source::Span;
 use crate::stage::StageReference;
 use crate::suggest;
 
@@ -39,6 +41,17 @@ pub(crate) enum Known<'a> {
     Failed(&'a str),
     /// Nothing yet.
     Unknown,
+}
+
+/// The instruction that asks for an origin.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asking<'b> {
+    pub(crate) run: &'b PlatformRun,
+    /// Its stage.
+    pub(crate) index: usize,
+    pub(crate) base: &'b Base,
+    pub(crate) place: Place,
+    pub(crate) asker: Asker,
 }
 
 /// Who asks for an origin; decides words and rules.
@@ -116,7 +129,7 @@ impl<'a> Compiler<'a> {
             steps.extend(stage.body.iter().map(|instruction| PlannedStep { instruction: Cow::Borrowed(instruction), place: Place::of(instruction) }));
         }
         for step in &steps {
-            self.plan_references(index, &base, step, needed);
+            self.plan_references(run, index, &base, step, needed);
         }
         Some(PlannedStage { base, steps })
     }
@@ -137,24 +150,36 @@ impl<'a> Compiler<'a> {
         .collect()
     }
 
-    fn plan_references(&mut self, index: usize, base: &Base, step: &PlannedStep<'_>, needed: &mut [bool]) {
+    /// Where an instruction brings files from, besides the main context, each with the place of its name.
+    fn references(&self, run: &PlatformRun, index: usize, base: &Base, step: &PlannedStep<'_>) -> Vec<(Result<Origin, Problem>, Span)> {
         let mut origins = Vec::new();
+        let asking = |asker| Asking { run, index, base, place: step.place, asker };
         match &step.instruction.kind {
             InstructionKind::Copy(copy) => {
                 if let Some(from) = &copy.from {
-                    origins.push((self.origin(&from.value, index, base, Asker::Copy), from.span));
+                    origins.push((self.origin(&from.value, &asking(Asker::Copy)), from.span));
                 }
             }
-            InstructionKind::Run(run) => {
-                for mount in &run.mounts {
+            InstructionKind::Run(command) => {
+                for mount in &command.mounts {
                     if let Some(from) = mount_from(mount) {
-                        origins.push((self.origin(&from.value, index, base, Asker::Mount), from.span));
+                        origins.push((self.origin(&from.value, &asking(Asker::Mount)), from.span));
                     }
                 }
             }
             _ => {}
         }
-        for (origin, span) in origins {
+        origins
+    }
+
+    /// The stages that an instruction brings files from.
+    pub(crate) fn stages_used(&self, run: &PlatformRun, index: usize, plan: &PlannedStage<'_>, step: &PlannedStep<'_>) -> Vec<usize> {
+        let origins = self.references(run, index, &plan.base, step).into_iter();
+        origins.filter_map(|(origin, _)| if let Ok(Origin::Stage(stage)) = origin { Some(stage) } else { None }).collect()
+    }
+
+    fn plan_references(&mut self, run: &PlatformRun, index: usize, base: &Base, step: &PlannedStep<'_>, needed: &mut [bool]) {
+        for (origin, span) in self.references(run, index, base, step) {
             match origin {
                 Ok(Origin::Stage(used)) => needed[used] = true,
                 Ok(Origin::Image(image)) => match self.known(&image) {
@@ -176,10 +201,13 @@ impl<'a> Compiler<'a> {
         }
     }
 
-    /// What `text` of a COPY --from or a mount's `from` in stage `index` means.
-    pub(crate) fn origin(&self, text: &str, index: usize, base: &Base, asker: Asker) -> Result<Origin, Problem> {
-        let no_place = crate::source::Span::default();
+    /// What `text` of a COPY --from or a mount's `from` means to an instruction.
+    pub(crate) fn origin(&self, written: &str, asking: &Asking<'_>) -> Result<Origin, Problem> {
+        let no_place = Span::default();
+        let Asking { index, asker, .. } = *asking;
         let current = self.table.stages[index].display_name();
+        let text = self.expand_from(written, asking)?;
+        let text = text.as_ref();
         let reference = match asker {
             Asker::Copy => self.table.source(text),
             Asker::Mount => self.table.by_name(text).map_or(StageReference::Other, StageReference::Stage),
@@ -200,21 +228,17 @@ impl<'a> Compiler<'a> {
             StageReference::Stage(used) => Ok(Origin::Stage(used)),
             StageReference::NoSuchIndex => {
                 let problem = Problem::error("unknown-stage", format!("invalid stage index {text}"), no_place);
-                Err(problem.help(format!("stages so far are 0 to {index}; better name a stage with FROM … AS name")))
-            }
-            StageReference::Other if text.contains('$') => {
-                let message = match asker {
-                    Asker::Copy => "variable expansion is not supported for --from".to_owned(),
-                    Asker::Mount => "'from' doesn't support variable expansion".to_owned(),
-                };
-                Err(Problem::error("from-variable", message, no_place)
-                    .help("define a new stage with FROM, using an ARG from global scope, and name that stage here"))
+                Err(match index {
+                    0 => problem.help("no stage stands above this one; name a stage or an image"),
+                    1 => problem.help("the one stage above this one is 0; better name it with FROM … AS name"),
+                    _ => problem.help(format!("the stages above this one are 0 to {}; better name them with FROM … AS name", index - 1)),
+                })
             }
             StageReference::Other if asker == Asker::Mount && text.parse::<u64>().is_ok() => {
                 Err(Problem::error("unknown-stage", format!("from={text} names no stage: a mount takes a stage's name, not its index"), no_place)
                     .help("name the stage with FROM … AS name and write from=name"))
             }
-            StageReference::Other => self.outside_origin(text, &base.platform).map_err(|reason| {
+            StageReference::Other => self.outside_origin(text, &asking.base.platform).map_err(|reason| {
                 let problem = Problem::error("unknown-stage", format!("{text:?} is no stage, no named context and no image: {reason}"), no_place);
                 match suggest::did_you_mean(text, self.table.names()) {
                     Some(help) => problem.help(help),
@@ -222,6 +246,59 @@ impl<'a> Compiler<'a> {
                 }
             }),
         }
+    }
+
+    /// The name in a COPY --from or a mount's `from`, its variables replaced. `${NAME}` is our own; without braces it is refused, as other builders do.
+    ///
+    /// Only what is known before anything is built counts: ARGs of the stage above the instruction, and those before the first FROM. Which stages
+    /// are reached depends on it.
+    fn expand_from<'t>(&self, written: &'t str, asking: &Asking<'_>) -> Result<Cow<'t, str>, Problem> {
+        let Some(dollar) = written.find('$').filter(|at| at + 1 < written.len()) else { return Ok(Cow::Borrowed(written)) };
+        let refused = |help: &str| {
+            let message = match asking.asker {
+                Asker::Copy => "variable expansion is not supported for --from",
+                Asker::Mount => "'from' doesn't support variable expansion",
+            };
+            Problem::error("from-variable", message, Span::default()).help(help.to_owned())
+        };
+        let bare = written.match_indices('$').any(|(at, _)| !written[at + 1..].starts_with('{'));
+        if self.options.strict {
+            return Err(refused("define a new stage with FROM, using an ARG from global scope, and name that stage here"));
+        }
+        if bare {
+            let name: String = written[dollar + 1..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+            return Err(refused(&format!(
+                "define a new stage with FROM, using an ARG from global scope, and name that stage here; or write ${{{name}}}, which only rbuild knows"
+            )));
+        }
+        let known = self.static_arguments(asking);
+        let expanded = expand::expand_word(written, &known, self.escape())
+            .map_err(|error| Problem::error("bad-substitution", error.to_string(), Span::default()))?;
+        if let Some(name) = expanded.undefined.first() {
+            let problem = Problem::error("from-variable", format!("{name} has no value that is known before the build"), Span::default());
+            return Err(match suggest::did_you_mean(name, known.names()) {
+                Some(help) => problem.help(help),
+                None => problem.help(format!("declare it above with `ARG {name}=…`, or give it with --build-arg {name}=…")),
+            });
+        }
+        Ok(Cow::Owned(expanded.text))
+    }
+
+    /// ARGs before the first FROM, and those of the stage above the instruction.
+    fn static_arguments(&self, asking: &Asking<'_>) -> Environment {
+        let mut known = asking.run.globals.clone();
+        let stage = &self.table.stages[asking.index];
+        let above = stage.body.iter().take_while(|other| !asking.place.trigger && other.span.start < asking.place.lines.start);
+        for instruction in above {
+            let InstructionKind::Arg(declarations) = &instruction.kind else { continue };
+            for declaration in declarations {
+                let default = || expand::expand_word(&declaration.default.as_ref()?.value, &known, self.escape()).ok().map(|expanded| expanded.text);
+                if let Some(value) = self.build_args.get(&declaration.name.value).cloned().or_else(default) {
+                    known.set(declaration.name.value.clone(), value);
+                }
+            }
+        }
+        known
     }
 
     /// What has been resolved of an image.
@@ -235,11 +312,15 @@ impl<'a> Compiler<'a> {
 
     fn missing_image(&self, image: &ImageSource, reason: &str, span: crate::source::Span, index: usize) -> Problem {
         let reference = &image.reference;
-        let problem = Problem::error("image", format!("{reference}: failed to resolve source metadata for {reference}: {reason}"), span);
+        // The reason often begins with the name, which stands here already.
+        let reason = reason.strip_prefix(&format!("{reference}: ")).unwrap_or(reason);
+        let problem = Problem::error("image", format!("failed to resolve source metadata for {reference}: {reason}"), span);
         let stages = self.table.stages[..index].iter().filter_map(|stage| stage.name.as_deref());
         let near = suggest::nearest(&reference.familiar(), stages);
         match near {
-            Some(near) => problem.help(format!("did you mean the stage `{near}`?")),
+            Some(near) => {
+                problem.label("no stage above has this name, so it was looked for as an image").help(format!("did you mean the stage `{near}`?"))
+            }
             None => problem,
         }
     }

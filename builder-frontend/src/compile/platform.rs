@@ -232,10 +232,11 @@ impl<'a> Compiler<'a> {
         match self.outside_origin(&text, &wanted) {
             Ok(origin) => Ok(Base { origin, platform: wanted, replaced: false }),
             Err(reason) => {
-                let message = format!("failed to parse stage name {text:?}: {reason}");
-                let problem = Problem::error("invalid-reference", message, from.base.span);
+                let problem = Problem::error("invalid-reference", format!("failed to parse stage name: {reason}"), from.base.span);
                 let earlier = self.table.stages[..stage.index].iter().filter_map(|stage| stage.name.as_deref());
-                Err(vec![match suggest::did_you_mean(&text, earlier) {
+                let lower = text.to_lowercase();
+                let in_lower_case = || (lower != text && lower.parse::<Reference>().is_ok()).then(|| format!("write `{lower}`"));
+                Err(vec![match suggest::did_you_mean(&text, earlier).or_else(in_lower_case) {
                     Some(help) => problem.help(help),
                     None => problem,
                 }])

@@ -6,8 +6,10 @@ use builder_core::request::Entitlement;
 use super::Compiler;
 use super::stages::Step;
 use super::state::{StageState, StepNames};
+use crate::advice;
 use crate::ast::{CommandLine, Heredoc, Run, RunCommand, Word};
 use crate::diagnostic::Problem;
+use crate::lint;
 use crate::suggest;
 
 /// Proxy variables that reach every RUN undeclared (A7.6), in upper case.
@@ -66,6 +68,7 @@ impl Compiler<'_> {
         if self.errors() != before {
             return;
         }
+        self.check_leftover(&argv, &mounts, state, step);
         let created_by = format!("RUN {}{} # buildkit", history_args(state), argv.join(" "));
         let mut env: Vec<(String, String)> = state.variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
         if let Some(socket) = ssh_socket {
@@ -98,6 +101,20 @@ impl Compiler<'_> {
         let vertex = self.graph.add(Op::Exec(op), inputs, meta);
         state.tree = Some(vertex);
         state.note_layer(created_by, vertex);
+    }
+
+    /// `PackageCacheInLayer`, in stages whose layers are part of the final image.
+    fn check_leftover(&mut self, argv: &[String], mounts: &[Mount], state: &StageState, step: &Step<'_>) {
+        if !self.final_stages.contains(&step.stage) || step.place().trigger {
+            return;
+        }
+        let covered = mounts.iter().filter(|mount| matches!(mount.kind, MountKind::Cache { .. } | MountKind::Tmpfs { .. }));
+        let mounted: Vec<&str> = covered.map(|mount| mount.target.as_str()).collect();
+        let command = argv.last().map(String::as_str).unwrap_or_default();
+        if let Some(left) = advice::leftover(command, &mounted, |name| state.variables.get(name).is_some()) {
+            let detail = format!("{:?} leaves {} in the final image: {}", left.command, left.path, left.remedy);
+            self.lint(&lint::PACKAGE_CACHE_IN_LAYER, step, detail);
+        }
     }
 
     fn script_mount(&mut self, heredoc: &Heredoc, step: &Step<'_>, inputs: &mut Vec<builder_core::graph::VertexId>) -> Mount {

@@ -4,7 +4,7 @@ use builder_core::graph::{CopyAction, Dest, FileAction, FileOp, Op, SourceOp, Ve
 use builder_core::oci::Platform;
 
 use super::file::Place;
-use super::plan::{Known, PlannedStage, PlannedStep};
+use super::plan::{Asker, Asking, Known, PlannedStage, PlannedStep};
 use super::platform::{ImageSource, Origin, PlatformRun};
 use super::remote::GitReference;
 use super::state::{StageState, StepNames};
@@ -35,6 +35,10 @@ pub(crate) struct Step<'s> {
 impl Step<'_> {
     pub(crate) fn place(&self) -> Place {
         self.planned.place
+    }
+
+    pub(crate) fn asking(&self, asker: Asker) -> Asking<'_> {
+        Asking { run: self.run, index: self.stage, base: &self.plan.base, place: self.place(), asker }
     }
 }
 
@@ -128,7 +132,8 @@ impl Compiler<'_> {
                     let tree = self.image_vertex(image, resolved, name, place);
                     Some(StageState::from_image(resolved.config.clone(), actual, Some(tree)))
                 }
-                Known::Failed(_) | Known::Unknown if self.lenient => Some(StageState::empty(platform, None)),
+                // Something is there, so that nothing is said about an empty stage.
+                Known::Failed(_) | Known::Unknown if self.lenient => Some(StageState::empty(platform, Some(self.empty_tree()))),
                 Known::Failed(_) | Known::Unknown => None,
             },
             Origin::Context { name, context } => {
@@ -311,6 +316,14 @@ impl Compiler<'_> {
         if lint::names_a_secret(name) {
             let detail = format!("Do not use ARG or ENV instructions for sensitive data ({keyword} {name:?})");
             self.linter.report(&lint::SECRETS_USED_IN_ARG_OR_ENV, instruction, detail);
+        }
+    }
+
+    /// `SecretValueInArgOrEnv`. The value itself is not repeated.
+    pub(crate) fn check_secret_value(&mut self, keyword: &str, name: &str, value: &str, step: &Step<'_>) {
+        if let Some(kind) = crate::advice::secret_kind(value) {
+            let detail = format!("The value of {keyword} {name} looks like {kind} and stays in the image's history; use RUN --mount=type=secret");
+            self.lint(&lint::SECRET_VALUE, step, detail);
         }
     }
 }

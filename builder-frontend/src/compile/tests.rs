@@ -1,5 +1,7 @@
 //! Whole files through the frontend: what graph, what config, what history, what problems. Images come from a table, nothing is run.
 
+mod own;
+
 use std::sync::Arc;
 
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage};
@@ -408,10 +410,7 @@ fn a10_problems_name_their_lines() {
         ("FROM busybox\nRUN --mount=type=secret,source=a,id=b x\n", vec!["2: both source and id can't be set for a secret mount"]),
         ("FROM busybox\nCOPY --chmod=9z9 a /\n", vec!["2: invalid chmod parameter: '9z9'. it should be octal string and between 0 and 07777"]),
         ("FROM busybox\nADD --checksum=sha256:00 a /\n", vec!["2: checksum requires HTTP(S) or Git sources"]),
-        (
-            "FROM nowhere\nRUN x\n",
-            vec!["1: docker.io/library/nowhere:latest: failed to resolve source metadata for docker.io/library/nowhere:latest: nowhere: not found"],
-        ),
+        ("FROM nowhere\nRUN x\n", vec!["1: failed to resolve source metadata for docker.io/library/nowhere:latest: nowhere: not found"]),
     ] {
         let found = errors(text);
         for line in &expected {
@@ -571,6 +570,12 @@ fn long_files_neither_overflow_the_stack_nor_take_for_ever() {
 
 /// Rules and lines that a file gives when it is checked, in order of the file.
 fn findings(options: FrontendOptions) -> Vec<String> {
+    let line = |warning: &Diagnostic| warning.location.as_ref().map_or(0, |location| location.first_line);
+    report(options).warnings.iter().map(|warning| format!("{} {}", line(warning), warning.code)).collect()
+}
+
+/// A whole check.
+fn report(options: FrontendOptions) -> CheckReport {
     let frontend = DockerfileFrontend::new(options);
     let mut resolved = Resolved::default();
     loop {
@@ -581,10 +586,7 @@ fn findings(options: FrontendOptions) -> Vec<String> {
                     resolved.answers.insert(need, answer);
                 }
             }
-            CallOutcome::Ready(report) => {
-                let line = |warning: &Diagnostic| warning.location.as_ref().map_or(0, |location| location.first_line);
-                return report.warnings.iter().map(|warning| format!("{} {}", line(warning), warning.code)).collect();
-            }
+            CallOutcome::Ready(report) => return report,
         }
     }
 }

@@ -101,9 +101,11 @@ fn mount(raw: Word) -> Result<MountFlag, Problem> {
             None if !BARE_MOUNT_KEYS.contains(&lower.as_str()) => {
                 return Err(invalid(format!("mount option {key:?} needs a value"), span).help(format!("write `{key}=...`")));
             }
-            Some(value) if lower == "from" && has_variable(value) => {
-                return Err(invalid("variables are not expanded in `from`".to_owned(), span)
-                    .help("give the image a name with `FROM ... AS name` (global ARGs are expanded there) and use that name"));
+            Some(value) if lower == "from" && has_bare_variable(value) => {
+                return Err(invalid("variables are not expanded in `from`".to_owned(), span).help(
+                    "give the image a name with `FROM ... AS name` (global ARGs are expanded there) and use that name; \
+                     or write ${NAME} with braces, which only rbuild knows",
+                ));
             }
             _ => {}
         }
@@ -115,8 +117,9 @@ fn mount(raw: Word) -> Result<MountFlag, Problem> {
     Ok(MountFlag { raw, fields: out })
 }
 
-fn has_variable(text: &str) -> bool {
-    text.find('$').is_some_and(|at| at + 1 < text.len())
+/// A variable without braces. With them it is our own extension, and the compiler's business.
+fn has_bare_variable(text: &str) -> bool {
+    text.match_indices('$').any(|(at, _)| at + 1 < text.len() && !text[at + 1..].starts_with('{'))
 }
 
 /// Fields of one CSV record, each with where it begins: commas separate, a field in double quotes may hold commas, `""` in it is a quote.

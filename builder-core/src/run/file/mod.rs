@@ -86,7 +86,7 @@ fn copies(op: &FileOp) -> impl Iterator<Item = &CopyAction> {
 /// A source that is missing; tables of contents that can't be read.
 pub fn subtree_digest(stack: &Stack, source: &TreePath, store: &Store) -> Result<Sha256Digest, StepError> {
     let tree = StackTree::read(stack, store)?;
-    let top = resolve(&tree, source)?.ok_or_else(|| missing::error(&tree, source, ""))?;
+    let top = resolve(&tree, source)?.ok_or_else(|| missing::error(&tree, source))?;
     let mut hasher = Hasher::new();
     hasher.update(b"rbuild subtree 1\n");
     let top_path = top.path.clone();

@@ -62,7 +62,7 @@ impl Selector<'_> {
         let path = clipped(source)?;
         let components: Vec<&[u8]> = path.components().collect();
         let Some(first_wildcard) = components.iter().position(|component| has_wildcards(component)) else {
-            let entry = resolve(self.tree, &path)?.ok_or_else(|| missing::error(self.tree, &path, source))?;
+            let entry = resolve(self.tree, &path)?.ok_or_else(|| missing::error(self.tree, &path))?;
             let base = path.file_name().unwrap_or_default();
             // Excludes are relative to a directory that is copied; a file that is named has only its name.
             if !entry.is_dir() && self.excludes.matches(base) {
@@ -100,9 +100,7 @@ impl Selector<'_> {
             let path = child.path.clone();
             let base: Box<[u8]> = name.into();
             let entry = match child.node {
-                EntryNode::Symlink { .. } => {
-                    resolve(self.tree, &path)?.ok_or_else(|| missing::error(self.tree, &path, &String::from_utf8_lossy(path.as_bytes())))?
-                }
+                EntryNode::Symlink { .. } => resolve(self.tree, &path)?.ok_or_else(|| missing::error(self.tree, &path))?,
                 _ => child,
             };
             matches.push(self.make_match(&base, entry)?);
@@ -126,14 +124,14 @@ impl Selector<'_> {
         let wanted = clipped(rest)?;
         let literal = !wanted.components().any(has_wildcards);
         let Some(root) = resolve(self.tree, &pivot)?.filter(Entry::is_dir) else {
-            return if literal { Err(missing::error(self.tree, &pivot.join(&wanted), source)) } else { Ok(Vec::new()) };
+            return if literal { Err(missing::error(self.tree, &pivot.join(&wanted))) } else { Ok(Vec::new()) };
         };
         let mut items = Vec::new();
         if wanted.is_root() {
             return Ok(vec![self.make_match(b"", root)?]);
         }
         if literal {
-            self.literal_with_parents(&root.path, &wanted, source, &mut items)?;
+            self.literal_with_parents(&root.path, &wanted, &mut items)?;
         } else {
             let text = String::from_utf8_lossy(wanted.as_bytes());
             let include = PatternList::new([&*text]).map_err(|error| StepError::other(format!("--parents: {error}")))?;
@@ -143,8 +141,8 @@ impl Selector<'_> {
     }
 
     /// The path `wanted` below `root` with the directories on its way. Links on the way are followed, each under the name it has there.
-    fn literal_with_parents(&self, root: &TreePath, wanted: &TreePath, source: &str, items: &mut Vec<Item>) -> Result<(), StepError> {
-        let absent = || missing::error(self.tree, &root.join(wanted), source);
+    fn literal_with_parents(&self, root: &TreePath, wanted: &TreePath, items: &mut Vec<Item>) -> Result<(), StepError> {
+        let absent = || missing::error(self.tree, &root.join(wanted));
         let mut rel = TreePath::root();
         let mut here = root.clone();
         let mut parents = Vec::new();
