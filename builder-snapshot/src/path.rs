@@ -75,6 +75,14 @@ impl TreePath {
         Ok(Self(parts.join(&b'/').into()))
     }
 
+    /// Takes bytes that are clean already; none if they are not.
+    #[must_use]
+    pub fn from_clean(bytes: Vec<u8>) -> Option<Self> {
+        let is_clean = |part: &[u8]| !matches!(part, b"" | b"." | b"..");
+        let clean = bytes.len() <= MAX_PATH_BYTES && !bytes.contains(&0) && (bytes.is_empty() || bytes.split(|&b| b == b'/').all(is_clean));
+        clean.then(|| Self(bytes.into()))
+    }
+
     /// The bytes, without a leading slash.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
@@ -143,6 +151,13 @@ impl TreePath {
         }
     }
 
+    /// Whether this path is `ancestor` or lies below it.
+    #[must_use]
+    pub fn is_below(&self, ancestor: &Self) -> bool {
+        let rest = self.0.strip_prefix(&ancestor.0[..]);
+        ancestor.is_root() || rest.is_some_and(|rest| rest.first().is_none_or(|&b| b == b'/'))
+    }
+
     /// The components, first to last.
     pub fn components(&self) -> impl DoubleEndedIterator<Item = &[u8]> {
         self.0.split(|&b| b == b'/').filter(|part| !part.is_empty())
@@ -163,17 +178,19 @@ impl PartialOrd for TreePath {
 
 impl Ord for TreePath {
     fn cmp(&self, other: &Self) -> Ordering {
-        // The separator sorts before every other byte: the order of components without splitting.
-        for (&a, &b) in self.0.iter().zip(other.0.iter()) {
-            if a != b {
-                return match (a, b) {
-                    (b'/', _) => Ordering::Less,
-                    (_, b'/') => Ordering::Greater,
-                    _ => a.cmp(&b),
-                };
-            }
-        }
-        self.0.len().cmp(&other.0.len())
+        order(&self.0, &other.0)
+    }
+}
+
+/// The order of paths, of the bytes of clean ones.
+pub(crate) fn order(a: &[u8], b: &[u8]) -> Ordering {
+    // The separator sorts before every other byte: the order of components without splitting.
+    let differing = a.iter().zip(b).find(|(a, b)| a != b);
+    match differing {
+        Some((b'/', _)) => Ordering::Less,
+        Some((_, b'/')) => Ordering::Greater,
+        Some((a, b)) => a.cmp(b),
+        None => a.len().cmp(&b.len()),
     }
 }
 
@@ -197,6 +214,10 @@ mod tests {
             assert_eq!(TreePath::clipped(given).expect(given).as_bytes(), clean.as_bytes());
         }
         assert!(TreePath::clipped(b"a\0b").is_err());
+        for text in ["", "a", "a/b", "...", "a/", "/a", "a//b", ".", "a/.", "../a", "a/..", "a\0b"] {
+            let clean = TreePath::new(text).ok().filter(|path| path.as_bytes() == text.as_bytes());
+            assert_eq!(TreePath::from_clean(text.as_bytes().to_vec()), clean, "{text:?}");
+        }
     }
 
     #[test]
@@ -214,6 +235,10 @@ mod tests {
         assert_eq!(path.file_name(), Some(&b"c"[..]));
         assert_eq!(path.below(&TreePath::new("a").expect("clean")), Some(TreePath::new("b/c").expect("clean")));
         assert_eq!(path.below(&TreePath::new("a/b/cc").expect("clean")), None);
+        for (path, ancestor) in [("a/b", "a/b"), ("a/b/c", "a/b"), ("a/bc", "a/b"), ("a", "a/b"), ("a", ""), ("", "")] {
+            let (path, ancestor) = (TreePath::new(path).expect("clean"), TreePath::new(ancestor).expect("clean"));
+            assert_eq!(path.is_below(&ancestor), path.below(&ancestor).is_some(), "{path:?} {ancestor:?}");
+        }
         assert_eq!(TreePath::root().parent(), None);
     }
 }

@@ -12,14 +12,19 @@
 //!
 //! Nothing here reads a file system.
 
-use crate::digest::Sha256Digest;
+use std::convert::Infallible;
+use std::io::{self, Write};
+
+use crate::digest::{Hasher, Sha256Digest};
 use crate::path::TreePath;
 
 mod codec;
 mod merge;
+mod packed;
 
 pub use codec::TocError;
-pub use merge::merge;
+pub use merge::{merge, merge_packed};
+pub use packed::PackedToc;
 
 /// A layer's entries, sorted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -125,19 +130,33 @@ impl Toc {
     /// The digest of the table without times.
     #[must_use]
     pub fn content_id(&self) -> ContentId {
-        ContentId(Sha256Digest::of(&codec::encode(self, codec::Times::Left)))
+        ContentId(self.digest(codec::Times::Left))
     }
 
     /// The digest of the table with times: of what [`Toc::encode`] returns.
     #[must_use]
     pub fn layer_id(&self) -> LayerId {
-        LayerId(Sha256Digest::of(&self.encode()))
+        LayerId(self.digest(codec::Times::Kept))
+    }
+
+    fn digest(&self, times: codec::Times) -> Sha256Digest {
+        let mut hasher = Hasher::new();
+        let Ok(()) = codec::encode_to(self, times, &mut |piece| {
+            hasher.update(piece);
+            Ok::<_, Infallible>(())
+        });
+        hasher.finish()
     }
 
     /// The canonical bytes: equal tables, equal bytes.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        codec::encode(self, codec::Times::Kept)
+        let mut bytes = Vec::new();
+        let Ok(()) = codec::encode_to(self, codec::Times::Kept, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok::<_, Infallible>(())
+        });
+        bytes
     }
 
     /// Reads what [`Toc::encode`] wrote; anything else is refused.
@@ -152,10 +171,23 @@ impl Toc {
     /// images are named by their diff ID; this does.
     #[must_use]
     pub fn seal(&self) -> Vec<u8> {
-        let mut bytes = self.encode();
-        let digest = Sha256Digest::of(&bytes);
-        bytes.extend_from_slice(&digest.0);
+        let mut bytes = Vec::new();
+        // Writing to memory does not fail.
+        drop(self.seal_to(&mut bytes));
         bytes
+    }
+
+    /// As [`Toc::seal`], written piece by piece.
+    ///
+    /// # Errors
+    /// Writing fails.
+    pub fn seal_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        let mut hasher = Hasher::new();
+        codec::encode_to(self, codec::Times::Kept, &mut |piece| {
+            hasher.update(piece);
+            out.write_all(piece)
+        })?;
+        out.write_all(&hasher.finish().0)
     }
 
     /// Reads what [`Toc::seal`] wrote; a single changed bit is noticed.
@@ -163,13 +195,7 @@ impl Toc {
     /// # Errors
     /// Bytes that are not sealed, or not by this table.
     pub fn unseal(bytes: &[u8]) -> Result<Self, TocError> {
-        let Some((table, digest)) = bytes.split_last_chunk::<32>() else {
-            return Err(TocError { reason: "it ends before its digest", offset: bytes.len() });
-        };
-        if Sha256Digest::of(table).0 != *digest {
-            return Err(TocError { reason: "its bytes are not those its digest was made of", offset: table.len() });
-        }
-        Self::decode(table)
+        Self::decode(unsealed(bytes)?)
     }
 
     /// The entry at exactly this path.
@@ -188,7 +214,7 @@ impl Toc {
         let start = self.position(path).unwrap_or_else(|i| i);
         let rest = &self.entries[start..];
         // Whatever sorts between a path and its last descendant is a descendant.
-        let len = rest.partition_point(|entry| entry.path.below(path).is_some());
+        let len = rest.partition_point(|entry| entry.path.is_below(path));
         &rest[..len]
     }
 
@@ -210,4 +236,15 @@ impl Toc {
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
+}
+
+/// The table in what [`Toc::seal`] wrote.
+fn unsealed(bytes: &[u8]) -> Result<&[u8], TocError> {
+    let Some((table, digest)) = bytes.split_last_chunk::<32>() else {
+        return Err(TocError { reason: "it ends before its digest", offset: bytes.len() });
+    };
+    if Sha256Digest::of(table).0 != *digest {
+        return Err(TocError { reason: "its bytes are not those its digest was made of", offset: table.len() });
+    }
+    Ok(table)
 }

@@ -54,24 +54,37 @@ pub(super) enum Times {
     Left,
 }
 
-pub(super) fn encode(toc: &Toc, times: Times) -> Vec<u8> {
-    let mut out = Vec::with_capacity(32 + toc.entries.len() * 64);
+/// Bytes encoded before they are passed on: a table of a million entries takes no more memory than this while it is hashed or written.
+const PASS_ON_BYTES: usize = 64 << 10;
+
+/// Encodes piece by piece.
+pub(super) fn encode_to<E>(toc: &Toc, times: Times, pass_on: &mut dyn FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    let mut out = Vec::with_capacity(PASS_ON_BYTES + 4096);
     out.extend_from_slice(if times == Times::Kept { MAGIC } else { CONTENT_MAGIC });
     out.push(VERSION);
     put_number(&mut out, toc.entries.len() as u64);
     let mut before: &[u8] = &[];
     for entry in &toc.entries {
-        let path = entry.path.as_bytes();
-        let shared = shared_len(before, path);
-        put_number(&mut out, shared as u64);
-        put_bytes(&mut out, &path[shared..]);
-        before = path;
-        put_node(&mut out, &entry.node);
-        if !matches!(entry.node, Node::Hardlink { .. } | Node::Whiteout) {
-            put_meta(&mut out, &entry.meta, times);
+        put_entry(&mut out, before, entry, times);
+        before = entry.path.as_bytes();
+        if out.len() >= PASS_ON_BYTES {
+            pass_on(&out)?;
+            out.clear();
         }
     }
-    out
+    pass_on(&out)
+}
+
+/// Encodes an entry that follows one with the path `before`.
+pub(super) fn put_entry(out: &mut Vec<u8>, before: &[u8], entry: &TocEntry, times: Times) {
+    let path = entry.path.as_bytes();
+    let shared = shared_len(before, path);
+    put_number(out, shared as u64);
+    put_bytes(out, &path[shared..]);
+    put_node(out, &entry.node);
+    if !matches!(entry.node, Node::Hardlink { .. } | Node::Whiteout) {
+        put_meta(out, &entry.meta, times);
+    }
 }
 
 fn shared_len(a: &[u8], b: &[u8]) -> usize {
@@ -207,15 +220,39 @@ impl<'a> Cursor<'a> {
         self.take(n)
     }
 
-    fn path(&mut self, bytes: &[u8]) -> Result<TreePath, TocError> {
-        match TreePath::new(bytes) {
-            Ok(path) if path.as_bytes() == bytes => Ok(path),
-            _ => self.fail("a path is not clean"),
-        }
+    fn path(&mut self, bytes: Vec<u8>) -> Result<TreePath, TocError> {
+        TreePath::from_clean(bytes).map_or_else(|| self.fail("a path is not clean"), Ok)
     }
 }
 
-pub(super) fn decode(bytes: &[u8]) -> Result<Toc, TocError> {
+/// Checks a table as its entries come, in order: what a single entry cannot show.
+#[derive(Default)]
+struct Order {
+    last: Option<TreePath>,
+    open_dirs: Vec<TreePath>,
+}
+
+impl Order {
+    fn next(&mut self, entry: &TocEntry) -> Result<(), &'static str> {
+        if self.last.as_ref().is_some_and(|last| *last >= entry.path) {
+            return Err("the paths are not sorted");
+        }
+        while self.open_dirs.last().is_some_and(|dir| !entry.path.is_below(dir)) {
+            self.open_dirs.pop();
+        }
+        if self.open_dirs.last() != entry.path.parent().as_ref() {
+            return Err("a parent directory is not listed");
+        }
+        if entry.node == Node::Dir {
+            self.open_dirs.push(entry.path.clone());
+        }
+        self.last = Some(entry.path.clone());
+        Ok(())
+    }
+}
+
+/// Calls `visit` with each entry of an encoded table and where it begins; `visit` says of a hard link's target whether it is an earlier file.
+pub(super) fn scan(bytes: &[u8], visit: &mut dyn FnMut(usize, TocEntry) -> bool) -> Result<(), TocError> {
     let mut cursor = Cursor { bytes, offset: 0 };
     if cursor.take(MAGIC.len())? != MAGIC {
         return cursor.fail("it does not begin as one");
@@ -225,45 +262,94 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Toc, TocError> {
     }
     // An entry takes at least three bytes: a count cannot reserve more memory than the table is long.
     let count = cursor.len(bytes.len() / 3)?;
-    let mut entries: Vec<TocEntry> = Vec::with_capacity(count);
-    let mut open_dirs: Vec<TreePath> = Vec::new();
+    let mut order = Order::default();
     for _ in 0..count {
-        let entry = get_entry(&mut cursor, &entries)?;
-        while open_dirs.last().is_some_and(|dir| entry.path.below(dir).is_none()) {
-            open_dirs.pop();
+        let start = cursor.offset;
+        let before = order.last.as_ref().map(TreePath::as_bytes).unwrap_or_default();
+        let entry = get_entry(&mut cursor, before)?;
+        order.next(&entry).or_else(|reason| cursor.fail(reason))?;
+        if !visit(start, entry) {
+            return cursor.fail("a hard link's target is no earlier file");
         }
-        if open_dirs.last() != entry.path.parent().as_ref() {
-            return cursor.fail("a parent directory is not listed");
-        }
-        if entry.node == Node::Dir {
-            open_dirs.push(entry.path.clone());
-        }
-        entries.push(entry);
     }
     if cursor.offset != bytes.len() {
         return cursor.fail("something follows it");
     }
-    Ok(Toc { entries })
+    Ok(())
 }
 
-fn get_entry(cursor: &mut Cursor<'_>, entries: &[TocEntry]) -> Result<TocEntry, TocError> {
-    let before = entries.last().map(|entry| entry.path.as_bytes()).unwrap_or_default();
+pub(super) fn decode(bytes: &[u8]) -> Result<Toc, TocError> {
+    let mut toc = Toc::default();
+    scan(bytes, &mut |_, entry| {
+        let is_right = match &entry.node {
+            Node::Hardlink { target } => toc.get(target).is_some_and(|entry| matches!(entry.node, Node::File { .. })),
+            _ => true,
+        };
+        toc.entries.push(entry);
+        is_right
+    })?;
+    Ok(toc)
+}
+
+/// The entry at `offset` of bytes that were scanned before, which follows one with the path `before`. Returns where the next one
+/// begins.
+pub(super) fn entry_at(bytes: &[u8], offset: usize, before: &[u8]) -> Option<(TocEntry, usize)> {
+    let mut cursor = Cursor { bytes, offset };
+    let entry = get_entry(&mut cursor, before).ok()?;
+    Some((entry, cursor.offset))
+}
+
+/// Goes past the entry at `offset` of bytes that were scanned before, turning the path of the entry before it into its path. Returns where the
+/// next one begins. Takes nothing apart: searching goes past many entries.
+pub(super) fn skip_entry(bytes: &[u8], offset: usize, path: &mut Vec<u8>) -> Option<usize> {
+    let mut cursor = Cursor { bytes, offset };
+    skip(&mut cursor, path).ok()?;
+    Some(cursor.offset)
+}
+
+fn skip(cursor: &mut Cursor<'_>, path: &mut Vec<u8>) -> Result<(), TocError> {
+    let shared = cursor.len(path.len())?;
+    path.truncate(shared);
+    path.extend_from_slice(cursor.bytes(MAX_PATH_BYTES)?);
+    match cursor.byte()? {
+        TAG_FILE => {
+            cursor.number()?;
+            cursor.take(32)?;
+        }
+        TAG_HARDLINK => return cursor.bytes(MAX_PATH_BYTES).map(drop),
+        TAG_WHITEOUT => return Ok(()),
+        TAG_SYMLINK => drop(cursor.bytes(MAX_TARGET_BYTES)?),
+        TAG_CHAR_DEVICE | TAG_BLOCK_DEVICE => {
+            cursor.number()?;
+            cursor.number()?;
+        }
+        _ => {}
+    }
+    // Mode, owner, group, seconds, nanoseconds, whether a step made the time.
+    for _ in 0..6 {
+        cursor.number()?;
+    }
+    for _ in 0..cursor.number()? {
+        cursor.bytes(MAX_XATTR_BYTES)?;
+        cursor.bytes(MAX_XATTR_BYTES)?;
+    }
+    Ok(())
+}
+
+fn get_entry(cursor: &mut Cursor<'_>, before: &[u8]) -> Result<TocEntry, TocError> {
     let shared = cursor.len(before.len())?;
     let suffix = cursor.bytes(MAX_PATH_BYTES)?;
     let path = [&before[..shared], suffix].concat();
     if shared_len(before, &path) != shared {
         return cursor.fail("a path shares more with the one before than it says");
     }
-    let path = cursor.path(&path)?;
-    if entries.last().is_some_and(|last| last.path >= path) {
-        return cursor.fail("the paths are not sorted");
-    }
-    let node = get_node(cursor, entries)?;
+    let path = cursor.path(path)?;
+    let node = get_node(cursor)?;
     let meta = if matches!(node, Node::Hardlink { .. } | Node::Whiteout) { Meta::default() } else { get_meta(cursor)? };
     Ok(TocEntry { path, node, meta })
 }
 
-fn get_node(cursor: &mut Cursor<'_>, entries: &[TocEntry]) -> Result<Node, TocError> {
+fn get_node(cursor: &mut Cursor<'_>) -> Result<Node, TocError> {
     Ok(match cursor.byte()? {
         TAG_FILE => {
             let size = cursor.number()?;
@@ -272,13 +358,8 @@ fn get_node(cursor: &mut Cursor<'_>, entries: &[TocEntry]) -> Result<Node, TocEr
             Node::File { size, digest: Sha256Digest(digest) }
         }
         TAG_HARDLINK => {
-            let bytes = cursor.bytes(MAX_PATH_BYTES)?;
-            let target = cursor.path(bytes)?;
-            let found = entries.binary_search_by(|entry| entry.path.cmp(&target));
-            if !found.is_ok_and(|i| matches!(entries[i].node, Node::File { .. })) {
-                return cursor.fail("a hard link's target is no earlier file");
-            }
-            Node::Hardlink { target }
+            let bytes = cursor.bytes(MAX_PATH_BYTES)?.to_vec();
+            Node::Hardlink { target: cursor.path(bytes)? }
         }
         TAG_DIR => Node::Dir,
         TAG_SYMLINK => Node::Symlink { target: cursor.bytes(MAX_TARGET_BYTES)?.into() },

@@ -1,27 +1,27 @@
 //! The effective table of a stack of layers.
 
 use std::cmp::{Ordering, Reverse};
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use crate::path::TreePath;
 
-use super::{Node, Toc, TocEntry};
+use super::packed::Packer;
+use super::{Node, PackedToc, Toc, TocEntry};
 
 /// The next entry of one layer. The least is taken next: by path, of equal paths the topmost layer first.
 #[derive(PartialEq, Eq)]
-struct Head<'a> {
-    entry: &'a TocEntry,
+struct Head {
+    entry: TocEntry,
     layer: usize,
-    index: usize,
 }
 
-impl Ord for Head<'_> {
+impl Ord for Head {
     fn cmp(&self, other: &Self) -> Ordering {
         self.entry.path.cmp(&other.entry.path).then_with(|| other.layer.cmp(&self.layer))
     }
 }
 
-impl PartialOrd for Head<'_> {
+impl PartialOrd for Head {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
@@ -32,27 +32,38 @@ impl PartialOrd for Head<'_> {
 /// All tables are walked once, together, in order of paths.
 #[must_use]
 pub fn merge(tocs: &[&Toc]) -> Toc {
-    let mut heads: BinaryHeap<Reverse<Head<'_>>> =
-        tocs.iter().enumerate().filter_map(|(layer, toc)| Some(Reverse(Head { entry: toc.entries.first()?, layer, index: 0 }))).collect();
-    let mut merged: Vec<TocEntry> = Vec::new();
-    // The layer that each merged entry comes from: hard links belong to their own layer's file only.
-    let mut origins: Vec<usize> = Vec::new();
+    let packed: Vec<PackedToc> = tocs.iter().map(|toc| toc.entries.iter().collect()).collect();
+    Toc::from(&merge_packed(&packed.iter().collect::<Vec<_>>()).0)
+}
+
+/// As [`merge()`]; also says of each entry which layer it comes from.
+#[must_use]
+pub fn merge_packed(tocs: &[&PackedToc]) -> (PackedToc, Vec<u32>) {
+    let mut rests: Vec<_> = tocs.iter().map(|toc| toc.entries()).collect();
+    let mut heads: BinaryHeap<Reverse<Head>> = BinaryHeap::with_capacity(tocs.len());
+    let mut refill = |heads: &mut BinaryHeap<Reverse<Head>>, layer: usize| {
+        heads.extend(rests[layer].next().map(|entry| Reverse(Head { entry, layer })));
+    };
+    (0..tocs.len()).for_each(|layer| refill(&mut heads, layer));
+    // Files that hard links of their layer are named after; those of them that are visible.
+    let mut targets: HashSet<(usize, TreePath)> = HashSet::new();
+    for (layer, toc) in tocs.iter().enumerate() {
+        targets.extend(toc.entries().filter_map(|entry| match entry.node {
+            Node::Hardlink { target } => Some((layer, target)),
+            _ => None,
+        }));
+    }
+    let mut visible: HashSet<(usize, TreePath)> = HashSet::new();
+    let mut merged = Packer::default();
+    let mut origins: Vec<u32> = Vec::new();
     // Paths that hide what lower layers have at them and below, with the layer that does it: a chain of ancestors, outermost first.
-    let mut hiding: Vec<(&TreePath, usize)> = Vec::new();
-    let mut renamed: HashMap<(usize, &TreePath), TreePath> = HashMap::new();
-    let mut last_path: Option<&TreePath> = None;
+    let mut hiding: Vec<(TreePath, usize)> = Vec::new();
+    let mut renamed: HashMap<(usize, TreePath), TreePath> = HashMap::new();
+    let mut last_path: Option<TreePath> = None;
 
-    while let Some(mut top) = heads.peek_mut() {
-        let Reverse(Head { entry, layer, index }) = *top;
-        let toc = tocs[layer];
-        if let Some(next) = toc.entries.get(index + 1) {
-            *top = Reverse(Head { entry: next, layer, index: index + 1 });
-            drop(top);
-        } else {
-            std::collections::binary_heap::PeekMut::pop(top);
-        }
-
-        while hiding.last().is_some_and(|(path, _)| entry.path.below(path).is_none()) {
+    while let Some(Reverse(Head { mut entry, layer })) = heads.pop() {
+        refill(&mut heads, layer);
+        while hiding.last().is_some_and(|(path, _)| !entry.path.is_below(path)) {
             hiding.pop();
         }
         if hiding.iter().any(|&(_, by)| by > layer) {
@@ -60,30 +71,34 @@ pub fn merge(tocs: &[&Toc]) -> Toc {
         }
         // Also what an upper directory covers hides what lies below itself.
         if entry.node != Node::Dir {
-            hiding.push((&entry.path, layer));
+            hiding.push((entry.path.clone(), layer));
         }
-        if last_path == Some(&entry.path) {
+        if last_path.as_ref() == Some(&entry.path) {
             continue;
         }
-        last_path = Some(&entry.path);
-        let mut entry = match &entry.node {
-            Node::Whiteout => continue,
-            _ => entry.clone(),
-        };
-        if let Node::Hardlink { target } = &mut entry.node
-            && let Some(original) = toc.get(target)
-        {
-            let visible = merged.binary_search_by(|e| e.path.cmp(target)).is_ok_and(|i| origins[i] == layer);
-            if let Some(new) = renamed.get(&(layer, &original.path)) {
+        last_path = Some(entry.path.clone());
+        if entry.node == Node::Whiteout {
+            continue;
+        }
+        if let Node::Hardlink { target } = &mut entry.node {
+            let key = (layer, target.clone());
+            if let Some(new) = renamed.get(&key) {
                 *target = new.clone();
-            } else if !visible {
-                renamed.insert((layer, &original.path), entry.path.clone());
-                entry.node = original.node.clone();
-                entry.meta = original.meta.clone();
+            } else if !visible.contains(&key)
+                && let Some(original) = tocs[layer].get(target)
+            {
+                renamed.insert(key, entry.path.clone());
+                entry.node = original.node;
+                entry.meta = original.meta;
+            }
+        } else if !targets.is_empty() {
+            let key = (layer, entry.path.clone());
+            if targets.contains(&key) {
+                visible.insert(key);
             }
         }
-        merged.push(entry);
-        origins.push(layer);
+        merged.push(&entry);
+        origins.push(u32::try_from(layer).unwrap_or(u32::MAX));
     }
-    Toc { entries: merged }
+    (merged.finish(), origins)
 }
