@@ -42,7 +42,7 @@ mod table;
 mod writer;
 
 pub(crate) use dirs::OpenDirs;
-pub use writer::{Device, FileContent, TreeWriter};
+pub use writer::{Device, FileContent, LinkSource, ListedFile, TreeWriter};
 
 /// A writable directory on top of a stack of layers. Dropping it removes it.
 #[derive(Debug)]
@@ -82,6 +82,12 @@ impl ActiveSnapshot {
     #[must_use]
     pub fn lowers(&self) -> &[PathBuf] {
         &self.lowers
+    }
+
+    /// From now on dropping the snapshot, or the layer that comes of it, leaves its directory where it is. For snapshots that link to files of
+    /// committed layers: removing a link is noticed there, and whoever owns the temporary directory knows when it may be.
+    pub fn leave_to_sweep(&mut self) {
+        self.dir.stays = true;
     }
 
     /// The directory that takes the changes.
@@ -179,7 +185,7 @@ impl CommittedLayer {
         let target = layers_dir.join(self.id.0.hex());
         let fs = target.join("fs");
         let toc = self.dir.path().join("toc");
-        std::fs::write(&toc, self.toc.seal()).map_err(SnapshotError::io("write", toc.display()))?;
+        std::fs::File::create(&toc).and_then(|mut file| self.toc.seal_to(&mut file)).map_err(SnapshotError::io("write", toc.display()))?;
         match std::fs::rename(self.dir.path(), &target) {
             Ok(()) => self.dir.keep(),
             // Another process was first. Equal ids, equal layers: ours goes.
@@ -193,7 +199,9 @@ impl CommittedLayer {
 /// A directory that is removed when its value goes.
 #[derive(Debug)]
 struct TemporaryDir {
-    path: Option<PathBuf>,
+    path: PathBuf,
+    /// Not to be removed after all.
+    stays: bool,
 }
 
 impl TemporaryDir {
@@ -202,7 +210,7 @@ impl TemporaryDir {
         loop {
             let path = tmp.join(format!("snapshot-{}-{}", std::process::id(), COUNTER.fetch_add(1, Ordering::Relaxed)));
             match std::fs::create_dir(&path) {
-                Ok(()) => return Ok(Self { path: Some(path) }),
+                Ok(()) => return Ok(Self { path, stays: false }),
                 // Left by a crashed process that had our number.
                 Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(SnapshotError::io("make directory", path.display())(e)),
@@ -211,21 +219,21 @@ impl TemporaryDir {
     }
 
     fn path(&self) -> &Path {
-        self.path.as_deref().unwrap_or(Path::new(""))
+        &self.path
     }
 
     fn keep(mut self) {
-        self.path = None;
+        self.stays = true;
     }
 }
 
 impl Drop for TemporaryDir {
     fn drop(&mut self) {
-        if let Some(path) = &self.path
-            && let Err(e) = sys::fs::remove_tree_at(path)
+        if !self.stays
+            && let Err(e) = sys::fs::remove_tree_at(&self.path)
         {
             // Nobody is left to return it to; the store's start-up sweep removes it.
-            tracing::debug!(path = %path.display(), error = %e, "temporary directory stays");
+            tracing::debug!(path = %self.path.display(), error = %e, "temporary directory stays");
         }
     }
 }

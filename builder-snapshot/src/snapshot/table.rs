@@ -20,56 +20,67 @@ struct FileRecord {
 pub(crate) struct FileId(usize);
 
 /// What stands at a path.
-#[derive(Debug)]
-pub(crate) enum Slot {
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Slot<'a> {
     File(FileId),
     /// Anything but a regular file. Never [`Node::File`] or [`Node::Hardlink`].
-    Other(Node, Meta),
+    Other(&'a Node),
+}
+
+/// What is kept of a path. Most are files, so that they decide its size.
+#[derive(Debug)]
+enum Kept {
+    File(FileId),
+    Other(Box<(Node, Meta)>),
 }
 
 /// Entries by path.
 #[derive(Debug, Default)]
 pub(crate) struct Table {
-    slots: BTreeMap<TreePath, Slot>,
+    slots: BTreeMap<TreePath, Kept>,
     files: Vec<FileRecord>,
 }
 
 impl Table {
-    pub(crate) fn get(&self, path: &TreePath) -> Option<&Slot> {
-        self.slots.get(path)
+    pub(crate) fn get(&self, path: &TreePath) -> Option<Slot<'_>> {
+        Some(match self.slots.get(path)? {
+            Kept::File(id) => Slot::File(*id),
+            Kept::Other(other) => Slot::Other(&other.0),
+        })
     }
 
     pub(crate) fn is_dir(&self, path: &TreePath) -> bool {
-        matches!(self.get(path), Some(Slot::Other(Node::Dir, _)))
+        matches!(self.get(path), Some(Slot::Other(Node::Dir)))
     }
 
     pub(crate) fn put_file(&mut self, path: TreePath, size: u64, digest: Sha256Digest, meta: Meta) -> FileId {
         let id = FileId(self.files.len());
         self.files.push(FileRecord { size, digest, meta });
-        self.slots.insert(path, Slot::File(id));
+        self.slots.insert(path, Kept::File(id));
         id
     }
 
     pub(crate) fn link(&mut self, path: TreePath, id: FileId) {
-        self.slots.insert(path, Slot::File(id));
+        self.slots.insert(path, Kept::File(id));
     }
 
     pub(crate) fn put(&mut self, path: TreePath, node: Node, meta: Meta) {
         debug_assert!(!matches!(node, Node::File { .. } | Node::Hardlink { .. }));
-        self.slots.insert(path, Slot::Other(node, meta));
+        self.slots.insert(path, Kept::Other(Box::new((node, meta))));
     }
 
     /// The metadata at `path`, to be changed; for a file that of all its names.
     pub(crate) fn meta_mut(&mut self, path: &TreePath) -> Option<&mut Meta> {
         Some(match self.slots.get_mut(path)? {
-            Slot::File(id) => &mut self.files[id.0].meta,
-            Slot::Other(_, meta) => meta,
+            Kept::File(id) => &mut self.files[id.0].meta,
+            Kept::Other(other) => &mut other.1,
         })
     }
 
     /// Forgets `path` and everything below it.
     pub(crate) fn remove_tree(&mut self, path: &TreePath) {
-        if matches!(self.slots.remove(path), Some(Slot::Other(Node::Dir, _))) {
+        let removed = self.slots.remove(path);
+        if matches!(removed, Some(Kept::Other(other)) if other.0 == Node::Dir) {
             let below: Vec<TreePath> = self
                 .slots
                 .range((Bound::Excluded(path), Bound::Unbounded))
@@ -85,7 +96,7 @@ impl Table {
     /// Directories with their metadata, in order.
     pub(crate) fn dirs(&self) -> impl DoubleEndedIterator<Item = (&TreePath, &Meta)> {
         self.slots.iter().filter_map(|(path, slot)| match slot {
-            Slot::Other(Node::Dir, meta) => Some((path, meta)),
+            Kept::Other(other) if other.0 == Node::Dir => Some((path, &other.1)),
             _ => None,
         })
     }
@@ -99,8 +110,8 @@ impl Table {
         let mut entries = Vec::with_capacity(self.slots.len());
         for (path, slot) in self.slots {
             let (node, meta) = match slot {
-                Slot::Other(node, meta) => (node, meta),
-                Slot::File(FileId(id)) => match &first_names[id] {
+                Kept::Other(other) => *other,
+                Kept::File(FileId(id)) => match &first_names[id] {
                     Some(target) => (Node::Hardlink { target: target.clone() }, Meta::default()),
                     None => {
                         first_names[id] = Some(path.clone());

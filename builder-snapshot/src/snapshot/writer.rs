@@ -14,7 +14,7 @@
 use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
@@ -27,7 +27,7 @@ use crate::path::TreePath;
 use crate::root::{set_meta_of, set_mtime_at, set_mtime_of};
 use crate::stop::StopSignal;
 use crate::sys;
-use crate::toc::{Meta, Node, Toc};
+use crate::toc::{Meta, Node, Toc, Xattrs};
 use crate::tree::{Child, FoundKind, MergedTree, meta_of_stat};
 
 use super::dirs::OpenDirs;
@@ -51,16 +51,49 @@ pub enum FileContent<'a> {
         /// Its digest when it was looked at.
         expected: Option<Sha256Digest>,
     },
-    /// A hard link to an immutable file of a committed layer, if its mode, owner, times and attributes are those wanted, it is not
-    /// linked into this layer yet, and the file system can; else a copy.
-    LinkTo {
-        /// The file on the host.
-        path: &'a Path,
-        /// Its size.
-        size: u64,
-        /// Its digest.
-        digest: Sha256Digest,
-    },
+}
+
+/// The directory of a committed layer whose files are to get further names.
+#[derive(Debug)]
+pub struct LinkSource {
+    fs: PathBuf,
+    dirs: OpenDirs,
+}
+
+impl LinkSource {
+    /// Opens the layer's directory `fs`.
+    ///
+    /// # Errors
+    /// A directory that cannot be opened.
+    pub fn open(fs: &Path) -> Result<Self, SnapshotError> {
+        let dir = sys::fs::open_dir(fs).map_err(SnapshotError::io("open layer", fs.display()))?;
+        Ok(Self { fs: fs.to_path_buf(), dirs: OpenDirs::new(dir) })
+    }
+
+    /// Whether the file at `path` has attributes of exactly these names, of those that belong to a tree: a process may have set some that its
+    /// layer's table leaves out.
+    fn has_only(&self, path: &TreePath, xattrs: &Xattrs) -> bool {
+        let mut list = [0_u8; 512];
+        // One call by the whole path instead of opening, listing and closing. The layer is frozen, so that no link lies on the way.
+        let names = match fs::llistxattr(self.fs.join(path.as_path()), &mut list) {
+            Ok(n) => &list[..n],
+            Err(Errno::OPNOTSUPP) => &[],
+            Err(_) => return false,
+        };
+        let found = names.split(|&b| b == 0).filter(|name| xattr::belongs(name));
+        found.clone().count() == xattrs.len() && found.into_iter().all(|name| xattrs.iter().any(|(listed, _)| **listed == *name))
+    }
+}
+
+/// A regular file as a layer's table has it.
+#[derive(Debug, Clone, Copy)]
+pub struct ListedFile<'a> {
+    /// Where it is in its layer.
+    pub path: &'a TreePath,
+    /// Its size.
+    pub size: u64,
+    /// Its digest.
+    pub digest: Sha256Digest,
 }
 
 /// A device node.
@@ -225,8 +258,8 @@ impl TreeWriter {
         self.copy_up(path)?;
         let meta = cleaned(meta);
         let (is_dir, is_file, is_link) = match self.table.get(path) {
-            Some(Slot::Other(Node::Dir, _)) => (true, false, false),
-            Some(Slot::Other(Node::Symlink { .. }, _)) => (false, false, true),
+            Some(Slot::Other(Node::Dir)) => (true, false, false),
+            Some(Slot::Other(Node::Symlink { .. })) => (false, false, true),
             Some(Slot::File(_)) => (false, true, false),
             _ => (false, false, false),
         };
@@ -259,16 +292,7 @@ impl TreeWriter {
     /// The parent is missing; reading or writing fails; the content is not what was expected.
     pub fn put_file(&mut self, path: &TreePath, content: FileContent<'_>, meta: &Meta) -> Result<(u64, Sha256Digest), SnapshotError> {
         self.make_way(path)?;
-        let meta = cleaned(meta);
-        if let FileContent::LinkTo { path: source, size, digest } = content {
-            if !self.link_committed(path, source, size, &meta)? {
-                let file = File::open(source).map_err(SnapshotError::io("open", source.display()))?;
-                return self.write_file(path, FileContent::CopyOf { file: &file, expected: Some(digest) }, meta);
-            }
-            self.table.put_file(path.clone(), size, digest, meta);
-            return Ok((size, digest));
-        }
-        self.write_file(path, content, meta)
+        self.write_file(path, content, cleaned(meta))
     }
 
     fn write_file(&mut self, path: &TreePath, content: FileContent<'_>, meta: Meta) -> Result<(u64, Sha256Digest), SnapshotError> {
@@ -291,7 +315,6 @@ impl TreeWriter {
                     let (size, digest) = copy_hashing(&mut FromStart::new(source)?, &mut file, &mut piece, &stop)?;
                     (size, digest, expected)
                 }
-                FileContent::LinkTo { .. } => return Err(io::Error::from(io::ErrorKind::InvalidInput)),
             };
             set_meta_of(&file, &meta)?;
             set_mtime_of(&file, meta.mtime)?;
@@ -306,28 +329,42 @@ impl TreeWriter {
         }
     }
 
-    /// Links a committed file if that makes exactly what is wanted; false if it has to be copied.
-    fn link_committed(&mut self, path: &TreePath, source: &Path, size: u64, meta: &Meta) -> Result<bool, SnapshotError> {
-        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let read = || -> io::Result<(fs::Stat, Meta)> {
-            let file = fs::open(source, flags, Mode::empty())?;
-            let stat = fs::fstat(&file)?;
-            Ok((stat, stand_in::of(&file, &stat)?.meant(Meta { xattrs: xattr::read(&file)?, ..meta_of_stat(&stat) })))
-        };
-        let (stat, there) = read().map_err(SnapshotError::io("read", source.display()))?;
-        let same = there == Meta { made_by_step: false, ..meta.clone() };
-        let inode = (stat.st_dev, stat.st_ino);
-        if !same || u64::try_from(stat.st_size) != Ok(size) || sys::fs::file_type(&stat) != FileType::RegularFile || self.linked.contains(&inode) {
+    /// Makes `path` another name of the file `listed` of the committed layer `from`, whose table gives it the metadata `meta`. False if it has to
+    /// be copied: it is not what the table says, it is linked into this layer already (two names of one inode would be a hard-link group that no
+    /// table knows of), or the file system takes no further link.
+    ///
+    /// The new name changes the inode's change time and link count in every layer that has it. Whoever calls this sees to it that no process runs on
+    /// any of them.
+    ///
+    /// # Errors
+    /// The parent is missing; linking fails for another reason.
+    pub fn link_file(&mut self, path: &TreePath, from: &mut LinkSource, listed: ListedFile<'_>, meta: &Meta) -> Result<bool, SnapshotError> {
+        let (Some(source_parent), Some(source_name)) = (listed.path.parent(), listed.path.file_name()) else { return Ok(false) };
+        let source_name = sys::fs::name(source_name);
+        if !from.has_only(listed.path, &meta.xattrs) {
             return Ok(false);
         }
-        let linked = self.at_parent(path, "link", |parent, name| match fs::linkat(fs::CWD, source, parent, name, AtFlags::empty()) {
+        let Ok(source) = from.dirs.get(&source_parent) else { return Ok(false) };
+        let Ok(Some(stat)) = sys::fs::stat_at(source, source_name) else { return Ok(false) };
+        // The table vouches for the owner, which a stand-in may say, as for the content.
+        let is_listed = sys::fs::file_type(&stat) == FileType::RegularFile
+            && stat.st_mode & 0o7777 == meta.mode
+            && u64::try_from(stat.st_size) == Ok(listed.size)
+            && sys::fs::mtime(&stat) == meta.mtime;
+        let inode = (stat.st_dev, stat.st_ino);
+        if !is_listed || self.linked.contains(&inode) {
+            return Ok(false);
+        }
+        self.make_way(path)?;
+        let linked = self.at_parent(path, "link", |parent, name| match fs::linkat(source, source_name, parent, name, AtFlags::empty()) {
             Ok(()) => Ok(true),
             // Too many names, protected_hardlinks, another file system.
-            Err(Errno::MLINK | Errno::PERM | Errno::XDEV | Errno::OPNOTSUPP) => Ok(false),
+            Err(Errno::MLINK | Errno::PERM | Errno::XDEV | Errno::OPNOTSUPP | Errno::NOENT) => Ok(false),
             Err(e) => Err(e.into()),
         })?;
         if linked {
             self.linked.insert(inode);
+            self.table.put_file(path.clone(), listed.size, listed.digest, cleaned(meta));
         }
         Ok(linked)
     }
@@ -341,7 +378,7 @@ impl TreeWriter {
         if existing == new {
             return Ok(());
         }
-        if matches!(self.table.get(new), Some(Slot::File(there)) if *there == id) {
+        if matches!(self.table.get(new), Some(Slot::File(there)) if there == id) {
             return Ok(());
         }
         self.make_way(new)?;
@@ -496,7 +533,7 @@ impl TreeWriter {
                 self.tree.hide(path);
                 return Ok(false);
             }
-            Some(Slot::Other(Node::Dir, _)) => {
+            Some(Slot::Other(Node::Dir)) => {
                 self.dirs.forget(path);
                 self.tree.forget_all();
                 self.opaque.retain(|dir| dir.below(path).is_none());
@@ -505,7 +542,7 @@ impl TreeWriter {
                 })?;
             }
             Some(slot) => {
-                let hid = matches!(slot, Slot::Other(Node::Whiteout, _));
+                let hid = matches!(slot, Slot::Other(Node::Whiteout));
                 self.at_parent(path, "remove", |parent, name| Ok(fs::unlinkat(parent, name, AtFlags::empty())?))?;
                 if hid {
                     self.tree.forget_all();
@@ -540,7 +577,7 @@ impl TreeWriter {
     /// What is at `path` is in this layer, copied from a lower one if need be.
     fn copy_up(&mut self, path: &TreePath) -> Result<(), SnapshotError> {
         match self.table.get(path) {
-            Some(Slot::Other(Node::Whiteout, _)) => return Err(SnapshotError::NotFound { path: path.display() }),
+            Some(Slot::Other(Node::Whiteout)) => return Err(SnapshotError::NotFound { path: path.display() }),
             Some(_) => return Ok(()),
             None => {}
         }
@@ -564,7 +601,7 @@ impl TreeWriter {
     fn copy_up_file(&mut self, path: &TreePath) -> Result<FileId, SnapshotError> {
         self.copy_up(path)?;
         match self.table.get(path) {
-            Some(Slot::File(id)) => Ok(*id),
+            Some(Slot::File(id)) => Ok(id),
             _ => Err(SnapshotError::NotARegularFile { path: path.display() }),
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use builder_snapshot::layer::{self, ApplyLimits};
-use builder_snapshot::snapshot::{CommittedLayer, FileContent};
+use builder_snapshot::snapshot::{CommittedLayer, FileContent, LinkSource, ListedFile};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, merge};
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
@@ -222,20 +222,46 @@ fn links_to_committed_files_are_made_only_where_they_are_right() {
     let source = stack.layers[0].join("d/1");
     let digest = Sha256Digest::of(b"d/1");
     let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("stat"));
+    let mut from = LinkSource::open(&stack.layers[0]).expect("open");
+    // As after a RUN that set an attribute which is no part of its layer.
+    let marked = stack.layers[0].join("d/2");
+    let has_attributes = rustix::fs::setxattr(&marked, "user.mark", b"1", rustix::fs::XattrFlags::empty()).is_ok();
     stack.write(|writer| {
-        let link = || FileContent::LinkTo { path: &source, size: 3, digest };
-        writer.put_file(&path("linked"), link(), &file()).expect("put_file");
-        writer.put_file(&path("twice"), link(), &file()).expect("put_file");
-        writer.put_file(&path("other-mode"), link(), &Meta { mode: 0o600, ..file() }).expect("put_file");
-        writer.put_file(&path("other-time"), link(), &Meta { mtime: STARTED, ..file() }).expect("put_file");
-        let wrong = FileContent::LinkTo { path: &source, size: 3, digest: Sha256Digest::of(b"") };
-        let error = writer.put_file(&path("wrong"), wrong, &Meta { mode: 0o600, ..file() }).expect_err("another digest");
-        assert!(matches!(error, SnapshotError::FileChanged { .. }), "{error}");
+        let mut link = |name: &str, source: &str, size, meta: &Meta| {
+            let listed = ListedFile { path: &path(source), size, digest };
+            writer.link_file(&path(name), &mut from, listed, meta).expect("link_file")
+        };
+        assert!(link("linked", "d/1", 3, &file()));
+        assert!(!link("twice", "d/1", 3, &file()));
+        assert!(!link("other-time", "d/1", 3, &Meta { mtime: STARTED, ..file() }));
+        assert!(!link("other-mode", "d/1", 3, &Meta { mode: 0o600, ..file() }));
+        assert!(!link("other-size", "d/1", 4, &file()));
+        assert!(!link("no-file", "d", 3, &file()));
+        assert!(!link("absent", "d/none", 3, &file()));
+        let mark = vec![(Box::from(&b"user.mark"[..]), Box::from(&b"1"[..]))];
+        assert!(!link("lacks-attribute", "d/1", 3, &Meta { xattrs: mark, ..file() }));
+        assert!(!has_attributes || !link("has-attribute", "d/2", 3, &file()));
     });
-    let same: Vec<&str> =
-        ["linked", "twice", "other-mode", "other-time"].into_iter().filter(|n| inode(&stack.layers[1].join(n)) == inode(&source)).collect();
-    assert_eq!(same, ["linked"]);
+    assert_eq!(inode(&stack.layers[1].join("linked")), inode(&source));
+    let names: Vec<String> = stack.tocs[1].entries.iter().map(|entry| entry.path.display()).collect();
+    assert_eq!(names, ["/", "/linked"]);
     assert!(stack.tocs[1].entries.iter().all(|entry| !matches!(entry.node, Node::Hardlink { .. })), "the store's links are no groups of the layer's");
+}
+
+/// ext4 takes 65,000 names for an inode, other file systems other numbers or any.
+#[test]
+fn a_file_that_takes_no_further_name_is_not_linked() {
+    let mut stack = lower();
+    let mut from = LinkSource::open(&stack.layers[0]).expect("open");
+    let source = stack.layers[0].join("d/1");
+    let names = stack.layers[0].parent().expect("a directory").join("names");
+    fs::create_dir(&names).expect("a directory");
+    let full = (0..65_000).any(|n| fs::hard_link(&source, names.join(n.to_string())).is_err());
+    stack.write(|writer| {
+        let listed = ListedFile { path: &path("d/1"), size: 3, digest: Sha256Digest::of(b"d/1") };
+        assert_eq!(writer.link_file(&path("one-more"), &mut from, listed, &file()).expect("no error"), !full);
+        assert_eq!(writer.tree().lookup(&path("one-more")).expect("lookup").is_some(), !full);
+    });
 }
 
 #[test]
