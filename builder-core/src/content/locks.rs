@@ -16,13 +16,18 @@ use nix::libc;
 use rustix::fs::{FlockOperation, flock};
 use tokio_util::sync::CancellationToken;
 
-use super::{StoreError, remove_tree};
+use super::{Leases, StoreError, remove_tree};
 use crate::cache::Key;
 
 /// First and longest pause between two tries to take a busy key. The holder is another build that runs the same step: it takes as long
 /// as the step takes, and the result should be used soon after.
 const RETRY_FIRST: Duration = Duration::from_millis(2);
 const RETRY_LONGEST: Duration = Duration::from_millis(50);
+
+/// Name of the file of [`Leases`] among the locks.
+pub(super) const LAYERS_FILE: &str = "layers";
+/// Name of the file in a process's directory that says that there may be links to files of layers in it: removing them is for [`Leases`] to allow.
+pub(super) const LINKS_MARK: &str = "links";
 
 /// A directory of this process with a lock beside it (`<name>.lock`), taken before the directory is made and released after it is gone.
 #[derive(Debug)]
@@ -59,10 +64,27 @@ impl ProcessDir {
 impl Drop for ProcessDir {
     fn drop(&mut self) {
         // What cannot be removed here is swept by the next process.
+        let leases = self.path.parent().and_then(Path::parent).map(|base| Leases::new(base.join("locks").join(LAYERS_FILE)));
+        let Some(Ok(Removal::Allowed(_held))) = leases.map(|leases| removal(&self.path, &leases)) else { return };
         if remove_tree(&self.path).is_ok() {
             drop(fs::remove_file(&self.lock_path));
         }
     }
+}
+
+/// Whether a directory of a process may be removed now.
+enum Removal {
+    /// It may, as long as this is held, if anything has to be.
+    Allowed(Option<File>),
+    /// A step runs that may see files which have further names in the directory.
+    Later,
+}
+
+fn removal(dir: &Path, leases: &Leases) -> Result<Removal, StoreError> {
+    if !dir.join(LINKS_MARK).exists() {
+        return Ok(Removal::Allowed(None));
+    }
+    Ok(leases.try_hold_all()?.map_or(Removal::Later, |held| Removal::Allowed(Some(held))))
 }
 
 pub(super) fn process_dir<'a>(cell: &'a OnceLock<ProcessDir>, tmp: &Path) -> Result<&'a Path, StoreError> {
@@ -75,11 +97,11 @@ pub(super) fn process_dir<'a>(cell: &'a OnceLock<ProcessDir>, tmp: &Path) -> Res
 }
 
 /// Removes the directories of processes that are gone.
-pub(super) fn sweep(tmp: &Path) -> Result<(), StoreError> {
+pub(super) fn sweep(tmp: &Path, leases: &Leases) -> Result<(), StoreError> {
     for entry in fs::read_dir(tmp).map_err(StoreError::io("list", tmp))? {
         let path = entry.map_err(StoreError::io("list", tmp))?.path();
         if path.extension().is_some_and(|extension| extension == "lock") {
-            sweep_locked(&path)?;
+            sweep_locked(&path, leases)?;
         } else if !path.with_extension("lock").exists() {
             // Its lock is made before and removed after it: nobody owns it.
             if path.is_dir() {
@@ -90,7 +112,7 @@ pub(super) fn sweep(tmp: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-fn sweep_locked(lock_path: &Path) -> Result<(), StoreError> {
+fn sweep_locked(lock_path: &Path, leases: &Leases) -> Result<(), StoreError> {
     let lock = match OpenOptions::new().write(true).open(lock_path) {
         Ok(lock) => lock,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -102,8 +124,10 @@ fn sweep_locked(lock_path: &Path) -> Result<(), StoreError> {
         Err(e) => return Err(StoreError::Io { action: "lock", path: lock_path.to_path_buf(), source: e.into() }),
     }
     if is_at(&lock, lock_path) {
+        let dir = lock_path.with_extension("");
+        let Removal::Allowed(_held) = removal(&dir, leases)? else { return Ok(()) };
         tracing::debug!(path = ?lock_path, "sweeping what a process left");
-        remove_tree(&lock_path.with_extension(""))?;
+        remove_tree(&dir)?;
         drop(fs::remove_file(lock_path));
     }
     Ok(())
@@ -199,7 +223,8 @@ mod tests {
         let orphan = tmp.path().join("orphan");
         fs::create_dir(&orphan).expect("dir");
 
-        sweep(tmp.path()).expect("sweep");
+        let leases = Leases::new(tmp.path().join("layers"));
+        sweep(tmp.path(), &leases).expect("sweep");
 
         assert!(living.path.join("half").exists());
         assert!(!dead.exists() && !orphan.exists() && !tmp.path().join("1-dead-0.lock").exists());
@@ -207,6 +232,31 @@ mod tests {
         drop(living);
         assert!(!path.exists());
         assert_eq!(fs::read_dir(tmp.path()).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn what_may_have_links_to_layers_is_swept_when_no_step_runs() {
+        let base = tempfile::tempdir().expect("tempdir");
+        let (tmp, layer) = (base.path().join("tmp"), base.path().join("layers").join("0".repeat(64)).join("fs"));
+        for dir in [&tmp, &layer, &base.path().join("locks")] {
+            fs::create_dir_all(dir).expect("directories");
+        }
+        let leases = Leases::new(base.path().join("locks").join(LAYERS_FILE));
+        let dead = tmp.join("1-dead-0");
+        fs::create_dir(&dead).expect("dir");
+        fs::write(dead.join(LINKS_MARK), b"").expect("mark");
+        fs::write(tmp.join("1-dead-0.lock"), b"").expect("lock file nobody holds");
+        let living = ProcessDir::create(&tmp).expect("create");
+        fs::write(living.path.join(LINKS_MARK), b"").expect("mark");
+
+        let step = leases.hold(&[vec![layer]]).expect("held");
+        sweep(&tmp, &leases).expect("sweep");
+        drop(living);
+        assert_eq!(fs::read_dir(&tmp).expect("list").count(), 4, "both directories and their locks");
+
+        drop(step);
+        sweep(&tmp, &leases).expect("sweep");
+        assert_eq!(fs::read_dir(&tmp).expect("list").count(), 0);
     }
 
     #[tokio::test]

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! <root>/v1/blobs/sha256/<hex>     OCI blobs: temporary name → verified → renamed
-//! <root>/v1/layers/<hex>/{fs,toc}  one directory a layer, frozen after commit; named by layer id
+//! <root>/v1/layers/<hex>/{fs,toc}  one directory a layer, frozen after commit; named by layer id (`families` beside: see [`leases`])
 //! <root>/v1/mounts/…               cache mounts (chains of layers)
 //! <root>/v1/logs/…                 complete logs of steps
 //! <root>/v1/contexts/…             stat indexes of local contexts
 //! <root>/v1/db                     the database: records, images, what is durable (`db.new`: held while its tables are made)
 //! <root>/v1/ids                    which user ids its files are made with
-//! <root>/v1/locks/…                byte ranges that stand for keys
+//! <root>/v1/locks/…                byte ranges that stand for keys, and for layers in use
 //! <root>/v1/tmp/<process>/         whatever is not committed yet; swept when its process is gone
 //! ```
 //!
@@ -23,6 +23,7 @@
 //! What this module does not do: decide what is collected, or know what records mean.
 
 pub mod blobs;
+pub mod leases;
 pub mod limits;
 pub mod locks;
 pub mod stack;
@@ -37,10 +38,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use builder_snapshot::Sha256Digest;
 use builder_snapshot::snapshot::CommittedLayer;
-use builder_snapshot::toc::{LayerId, Toc};
+use builder_snapshot::toc::{LayerId, PackedToc, Toc};
 use builder_snapshot::user_namespace::IdMap;
 
 pub use blobs::{BlobStore, BlobWriter};
+pub use leases::{Families, Leases, StepLease};
 pub use limits::{Counted, Limits};
 pub use locks::{KeyLock, KeyLocks};
 pub use stack::{Stack, StackLayer};
@@ -55,7 +57,7 @@ const FORMAT: &str = "v1";
 /// How many tables of contents are kept in memory. A build selects from a few stacks at a time; a big table takes some megabytes.
 const CACHED_TOCS: usize = 16;
 
-/// Entries above which a table is not kept in memory: 40 000 entries are some 8 MiB, and builds must fit into 64.
+/// Entries above which a table is not kept in memory: 40 000 entries are some 3 MiB, and builds must fit into 64.
 const CACHED_TOC_ENTRIES: usize = 40_000;
 
 /// What is wrong with the store.
@@ -148,6 +150,7 @@ pub struct Store {
     db: Arc<Db>,
     blobs: BlobStore,
     locks: KeyLocks,
+    leases: Leases,
     process_dir: Arc<OnceLock<ProcessDir>>,
     /// Directories of layers that were found and can be trusted.
     present: Mutex<HashMap<LayerId, PathBuf>>,
@@ -180,7 +183,8 @@ impl Store {
             }
         }
         check_ids(root, &base)?;
-        locks::sweep(&tmp)?;
+        let leases = Leases::new(dir("locks").join(locks::LAYERS_FILE));
+        locks::sweep(&tmp, &leases)?;
         let db = Arc::new(Db::new(dir("db")));
         let process_dir = Arc::new(OnceLock::new());
         Ok(Self {
@@ -190,6 +194,7 @@ impl Store {
             contexts: dir("contexts"),
             blobs: BlobStore::new(dir("blobs/sha256"), tmp, Arc::clone(&process_dir), Arc::clone(&db)),
             locks: KeyLocks::new(dir("locks").join("keys")),
+            leases,
             db,
             process_dir,
             base,
@@ -259,6 +264,21 @@ impl Store {
     #[must_use]
     pub fn locks(&self) -> &KeyLocks {
         &self.locks
+    }
+
+    /// Leases on the inodes of layers, across processes.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
+    /// From now on what this process leaves in its own directory may have links to files of layers: it is removed when no step could notice.
+    ///
+    /// # Errors
+    /// If the directory cannot be made.
+    pub fn keep_links_until_swept(&self) -> Result<(), StoreError> {
+        let mark = self.tmp_dir()?.join(locks::LINKS_MARK);
+        fs::write(&mark, b"").map_err(StoreError::io("write", mark))
     }
 
     /// The directory with a layer's files, whether it is there or not.
@@ -354,18 +374,26 @@ impl Store {
         Ok(dir.join("fs"))
     }
 
-    /// A layer's table of contents. The last few are kept in memory.
+    /// A layer's table of contents.
     ///
     /// # Errors
     /// A table that is missing or damaged.
     pub fn read_toc(&self, id: LayerId) -> Result<Arc<Toc>, StoreError> {
+        Ok(Arc::new(Toc::from(&*self.read_packed_toc(id)?)))
+    }
+
+    /// A layer's table of contents, as it lies on disk. The last few are kept in memory.
+    ///
+    /// # Errors
+    /// A table that is missing or damaged.
+    pub fn read_packed_toc(&self, id: LayerId) -> Result<Arc<PackedToc>, StoreError> {
         if let Some(toc) = lock(&self.tocs).get(id) {
             return Ok(toc);
         }
         // Finds layers by their diff ID too; a layer that is not there fails below, with its path.
         self.has_layer(id);
         let dir = self.layer_dir(id);
-        let toc = Arc::new(read_toc_file(&dir.join("toc")).inspect_err(|_| self.forget(&dir))?);
+        let toc = Arc::new(read_packed_toc_file(&dir.join("toc")).inspect_err(|_| self.forget(&dir))?);
         lock(&self.tocs).put(id, &toc);
         Ok(toc)
     }
@@ -451,20 +479,20 @@ impl Store {
 
 #[derive(Debug, Default)]
 struct TocCache {
-    tocs: HashMap<LayerId, (u64, Arc<Toc>)>,
+    tocs: HashMap<LayerId, (u64, Arc<PackedToc>)>,
     clock: u64,
 }
 
 impl TocCache {
-    fn get(&mut self, id: LayerId) -> Option<Arc<Toc>> {
+    fn get(&mut self, id: LayerId) -> Option<Arc<PackedToc>> {
         self.clock += 1;
         let (used, toc) = self.tocs.get_mut(&id)?;
         *used = self.clock;
         Some(Arc::clone(toc))
     }
 
-    fn put(&mut self, id: LayerId, toc: &Arc<Toc>) {
-        if toc.entries.len() > CACHED_TOC_ENTRIES {
+    fn put(&mut self, id: LayerId, toc: &Arc<PackedToc>) {
+        if toc.len() > CACHED_TOC_ENTRIES {
             return;
         }
         if self.tocs.len() >= CACHED_TOCS
@@ -483,8 +511,12 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 fn read_toc_file(path: &Path) -> Result<Toc, StoreError> {
+    Ok(Toc::from(&read_packed_toc_file(path)?))
+}
+
+fn read_packed_toc_file(path: &Path) -> Result<PackedToc, StoreError> {
     let bytes = fs::read(path).map_err(StoreError::io("read", path))?;
-    Toc::unseal(&bytes).map_err(|e| StoreError::Corrupt { what: format!("the layer table {}", path.display()), reason: e.to_string() })
+    PackedToc::unseal(bytes).map_err(|e| StoreError::Corrupt { what: format!("the layer table {}", path.display()), reason: e.to_string() })
 }
 
 fn make_dir(path: &Path) -> Result<(), StoreError> {
