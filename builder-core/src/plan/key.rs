@@ -176,30 +176,44 @@ fn write_mount(key: &mut KeyWriter, mount: &Mount, inputs: &[InputContent]) {
 #[must_use]
 pub fn file(op: &FileOp, inputs: &[InputContent]) -> (Key, KeyFields) {
     let mut key = KeyWriter::new("file", FILE_VERSION);
-    key.text("on a base", if op.base { "yes" } else { "no" });
-    key.number("actions", op.actions.len() as u64);
-    for action in &op.actions {
-        match action {
-            FileAction::Copy(copy) => write_copy(&mut key, copy),
-            FileAction::MakeDir { path, mode, owner } => {
-                key.text("make directory", path);
-                key.text("mode", &format!("{mode:o}"));
-                write_owner(&mut key, owner.as_ref());
-            }
-            FileAction::MakeFile { dest, name, data, chmod, owner } => {
-                write_dest(&mut key, "write file", dest);
-                key.text("name", name);
-                key.digest("content", &Sha256Digest::of(data));
-                write_chmod(&mut key, chmod.as_ref());
-                write_owner(&mut key, owner.as_ref());
-            }
-        }
-    }
+    write_actions(&mut key, op);
     key.number("inputs", inputs.len() as u64);
     for (position, input) in inputs.iter().enumerate() {
         let name = if op.base && position == 0 { "base".to_owned() } else { format!("input {position}") };
         key.input(&name, input);
     }
+    key.finish()
+}
+
+fn write_actions(key: &mut KeyWriter, op: &FileOp) {
+    key.text("on a base", if op.base { "yes" } else { "no" });
+    key.number("actions", op.actions.len() as u64);
+    for action in &op.actions {
+        match action {
+            FileAction::Copy(copy) => write_copy(key, copy),
+            FileAction::MakeDir { path, mode, owner } => {
+                key.text("make directory", path);
+                key.text("mode", &format!("{mode:o}"));
+                write_owner(key, owner.as_ref());
+            }
+            FileAction::MakeFile { dest, name, data, chmod, owner } => {
+                write_dest(key, "write file", dest);
+                key.text("name", name);
+                key.digest("content", &Sha256Digest::of(data));
+                write_chmod(key, chmod.as_ref());
+                write_owner(key, owner.as_ref());
+            }
+        }
+    }
+}
+
+/// What all versions of a file operation have in common: what it does, and which directories of the machine it copies from (`paths`, by input).
+/// The last version's record is kept under it, to link unchanged files from; no result is ever looked up by it.
+#[must_use]
+pub fn version(op: &FileOp, paths: &[Option<String>]) -> (Key, KeyFields) {
+    let mut key = KeyWriter::new("version of file", FILE_VERSION);
+    write_actions(&mut key, op);
+    key.texts("directory", paths.iter().map(|path| path.as_deref().unwrap_or_default()).collect::<Vec<_>>().into_iter());
     key.finish()
 }
 

@@ -200,6 +200,8 @@ impl Execution<'_> {
     fn attempt(&self, log: &mut StepLog, masker: &Masker, cancel: &Cancel) -> Result<Option<CommittedLayer>, StepError> {
         let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
         let root_layers = self.inputs.first().ok_or_else(|| StepError::other("a process needs a root file system"))?;
+        // Until the process has ended nobody links to the files that it sees.
+        let lease = self.store.leases().hold(self.inputs).map_err(text)?;
         let snapshot = ActiveSnapshot::create(tmp, root_layers).map_err(text)?;
         let tree = MergedTree::open(root_layers).map_err(text)?;
         let user = resolve_user(&self.op.user, &tree).map_err(text)?;
@@ -247,6 +249,7 @@ impl Execution<'_> {
         }
         drop(held.agents);
         drop(held.snapshots);
+        drop(lease);
         match end? {
             ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
             ExitReport::Exited(code) => Err(self.exit_code(code, masker)),

@@ -512,10 +512,33 @@ impl Vertices {
             .run(move || {
                 let Op::File(op) = &this.graph.vertex(vertex).op else { return Err(failure("internal fault: the vertex is no file operation")) };
                 let layer_dirs = |stack: &Stack| dirs.get(stack).cloned().unwrap_or_else(|| this.store.stack_dirs(stack));
-                let layer = file::execute(op, &inputs, &layer_dirs, &this.store, stop)?;
+                let version = this.version_key(vertex, op);
+                let previous = version.as_ref().and_then(|(key, _)| this.previous(key));
+                let layer = file::execute(op, &inputs, &layer_dirs, &this.store, previous.as_ref(), stop)?;
+                let keys: Vec<FieldedKey> = keys.into_iter().chain(version).collect();
                 this.file(vertex, &base, layer, None, &keys).map(Run::Made)
             })
             .await?
+    }
+
+    /// What names all versions of a file operation that copies from directories of the request, whatever they hold; none if it copies from none.
+    fn version_key(&self, vertex: VertexId, op: &FileOp) -> Option<FieldedKey> {
+        let local = |input: &VertexId| match &self.graph.vertex(*input).op {
+            Op::Source(SourceOp::Local { name }) => self.contexts.get(name).map(|context| context.path.to_string_lossy().into_owned()),
+            _ => None,
+        };
+        let paths: Vec<Option<String>> = self.graph.vertex(vertex).inputs.iter().map(local).collect();
+        paths.iter().any(Option::is_some).then(|| plan::key::version(op, &paths))
+    }
+
+    /// The layer that the last version made, if it is still there. Whatever is wrong with it, everything can be copied.
+    fn previous(&self, version: &Key) -> Option<file::Previous> {
+        let (_, record) = self.store.db().record(&[*version]).ok()??;
+        let layer = record.stack.layers.last()?.id;
+        if !self.store.has_layer(layer) {
+            return None;
+        }
+        Some(file::Previous { fs: self.store.layer_fs(layer), toc: self.store.read_packed_toc(layer).ok()? })
     }
 
     async fn run_source(self: &Arc<Self>, vertex: VertexId, source: &SourceOp, cancel: &CancellationToken) -> Result<Run<Self>, VertexFailure> {

@@ -35,6 +35,10 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLI
 /// Sets of files that are read by more than one thread: at least this many files, or this many bytes.
 const PARALLEL_FILES: usize = 64;
 const PARALLEL_BYTES: u64 = 8 << 20;
+/// Threads that hash: each has a buffer, and disks have no more to give.
+const MAX_THREADS: usize = 8;
+/// Files that were read after which the index is written at once.
+const SAVE_FILES: usize = 256;
 /// Entries of the index that this build did not look at are kept up to this many.
 const MAX_UNSEEN_ENTRIES: usize = 200_000;
 
@@ -51,8 +55,8 @@ pub struct LocalTree {
     listings: Mutex<HashMap<TreePath, Arc<Vec<Child>>>>,
     /// Paths that were looked at without listing their directory.
     singles: Mutex<HashMap<TreePath, Option<Child>>>,
-    /// Files that were read.
-    read: Mutex<HashMap<TreePath, (Stat, Content)>>,
+    /// Files that were read and are not in the index that is on disk.
+    unsaved: AtomicUsize,
     stop: StopSignal,
 }
 
@@ -65,8 +69,16 @@ struct Child {
     rdev: (u32, u32),
     /// Of symbolic links.
     target: Option<Box<[u8]>>,
-    /// What the index knows of the content.
-    content: Option<Content>,
+    /// What the index knows of the content, or reading it told.
+    content: OnceLock<Known>,
+}
+
+/// The content of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Known {
+    content: Content,
+    /// Whether a file with this stat will have this content in a later build too.
+    is_settled: bool,
 }
 
 impl LocalTree {
@@ -99,15 +111,16 @@ impl LocalTree {
             index: OnceLock::new(),
             listings: Mutex::default(),
             singles: Mutex::default(),
-            read: Mutex::default(),
+            unsaved: AtomicUsize::new(0),
             stop: StopSignal::default(),
         })
     }
 
     /// From now on looking and reading fail soon after `stop` is set, also in the middle of a file.
     #[must_use]
-    pub fn stop_when(self, stop: StopSignal) -> Self {
-        Self { stop, ..self }
+    pub fn stop_when(mut self, stop: StopSignal) -> Self {
+        self.stop = stop;
+        self
     }
 
     /// Opens a regular file for copying, if it still is what it was when it was first looked at.
@@ -184,7 +197,8 @@ impl LocalTree {
     fn make_child(&self, path: &TreePath, name: &[u8], statx: &Statx, target: Option<Box<[u8]>>) -> Child {
         let stat = stat_of(statx);
         let is_file = FileType::from_raw_mode(stat.mode) == FileType::RegularFile;
-        let content = if is_file { self.index().find(path.as_bytes(), &stat) } else { None };
+        let indexed = if is_file { self.index().find(path.as_bytes(), &stat) } else { None };
+        let content = indexed.map(|content| OnceLock::from(Known { content, is_settled: true })).unwrap_or_default();
         Child { name: name.into(), stat, links: statx.stx_nlink, rdev: (statx.stx_rdev_major, statx.stx_rdev_minor), target, content }
     }
 
@@ -224,8 +238,11 @@ impl LocalTree {
                 FileType::Symlink => Some(read_link(dir.as_fd(), name).map_err(|errno| self.open_failed(&child_path, errno))?),
                 _ => None,
             };
-            children.push(self.make_child(&child_path, name.to_bytes(), &statx, target));
+            // What was looked at before stays as it was then.
+            let known = lock(&self.singles).get(&child_path).cloned().flatten();
+            children.push(known.unwrap_or_else(|| self.make_child(&child_path, name.to_bytes(), &statx, target)));
         }
+        children.shrink_to_fit();
         children.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let children = Arc::new(children);
         // Another thread may have listed it meanwhile; the first listing stays, so that all see one state.
@@ -233,7 +250,7 @@ impl LocalTree {
     }
 
     fn entry(&self, path: TreePath, child: &Child) -> Entry {
-        let known = child.content.clone().or_else(|| lock(&self.read).get(&path).map(|(_, content)| content.clone()));
+        let known = child.content.get().map(|known| &known.content);
         let node = match FileType::from_raw_mode(child.stat.mode) {
             FileType::Directory => EntryNode::Dir,
             FileType::Symlink => EntryNode::Symlink { target: child.target.clone().unwrap_or_default() },
@@ -243,16 +260,16 @@ impl LocalTree {
             FileType::Socket => EntryNode::Socket,
             FileType::RegularFile | FileType::Unknown => EntryNode::File {
                 size: child.stat.size,
-                digest: known.as_ref().map(|content| content.digest),
+                digest: known.map(|content| content.digest),
                 group: (child.links > 1).then_some((child.stat.dev, child.stat.ino)),
             },
         };
         let mode = if matches!(node, EntryNode::Symlink { .. }) { 0o777 } else { child.stat.mode & 0o7777 };
         let mut meta = Meta { mode, mtime: child.stat.mtime, ..Meta::default() };
         if let Some(content) = known {
-            set_capability(&mut meta, &content);
+            set_capability(&mut meta, content);
         }
-        Entry { path, node, meta }
+        Entry { path, node, meta, layer: None }
     }
 
     /// Reads a file whole: digest and attributes.
@@ -288,11 +305,25 @@ impl LocalTree {
         Ok((now, Content { digest: hasher.finish(), capability }))
     }
 
+    /// Remembers what a file holds, wherever it was looked at.
+    fn remember(&self, path: &TreePath, known: Known) {
+        // Another thread may have read it too; both read the same, or the one that did not has failed.
+        if let (Some(parent), Some(name)) = (path.parent(), path.file_name())
+            && let Some(listing) = lock(&self.listings).get(&parent)
+            && let Ok(at) = listing.binary_search_by(|child| (*child.name).cmp(name))
+        {
+            drop(listing[at].content.set(known.clone()));
+        }
+        if let Some(Some(single)) = lock(&self.singles).get(path) {
+            drop(single.content.set(known));
+        }
+    }
+
     /// Reads many files, on as many threads as pay, and remembers what they hold.
     fn read_files(&self, paths: &[TreePath], bytes: u64) -> Result<(), StepError> {
         let began = now();
         let threads = if paths.len() >= PARALLEL_FILES || (paths.len() > 1 && bytes >= PARALLEL_BYTES) {
-            std::thread::available_parallelism().map_or(1, usize::from).clamp(1, 4)
+            std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS)
         } else {
             1
         };
@@ -300,60 +331,60 @@ impl LocalTree {
         let stop = AtomicBool::new(false);
         let work = || {
             let mut buffer = vec![0; 128 * 1024];
-            let mut done = Vec::new();
             while !stop.load(Ordering::Relaxed) {
                 let at = next.fetch_add(1, Ordering::Relaxed);
                 let Some(path) = paths.get(at) else { break };
-                let content = self.read_file(path, &mut buffer).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
-                done.push((at, content));
+                let (stat, content) = self.read_file(path, &mut buffer).inspect_err(|_| stop.store(true, Ordering::Relaxed))?;
+                self.remember(path, Known { content, is_settled: index::is_settled(stat.ctime, began) });
             }
-            Ok::<_, StepError>(done)
+            Ok::<_, StepError>(())
         };
-        let results = std::thread::scope(|scope| {
+        std::thread::scope(|scope| {
             let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
-            let mut results = vec![work()];
-            results.extend(others.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err(StepError::other("a hashing thread panicked")))));
-            results
-        });
-        let mut settled = false;
-        for result in results {
-            let mut read = lock(&self.read);
-            for (at, (stat, content)) in result? {
-                settled |= index::is_settled(stat.ctime, began);
-                read.insert(paths[at].clone(), (stat, content));
+            let mut result = work();
+            for thread in others {
+                result = result.and(thread.join().unwrap_or_else(|_| Err(StepError::other("a hashing thread panicked"))));
             }
-        }
-        if settled {
-            self.write_index(began);
+            result
+        })?;
+        let unsaved = self.unsaved.fetch_add(paths.len(), Ordering::Relaxed) + paths.len();
+        // What is quickly read again waits for the end of the build: the index is written as a whole.
+        if unsaved >= SAVE_FILES || bytes >= PARALLEL_BYTES {
+            self.save_index();
         }
         Ok(())
     }
 
     /// Writes what is known now. An index that can't be written costs time, never the build.
-    fn write_index(&self, began: Timestamp) {
-        let mut known: HashMap<Vec<u8>, (Stat, Content)> = HashMap::new();
+    fn save_index(&self) {
+        self.unsaved.store(0, Ordering::Relaxed);
+        let listings = lock(&self.listings);
+        let singles = lock(&self.singles);
+        let mut known: Vec<(TreePath, &Child)> = Vec::new();
+        for (dir, listing) in listings.iter() {
+            known.extend(listing.iter().filter(|child| child.content.get().is_some()).map(|child| (dir.child(&child.name), child)));
+        }
+        for (path, child) in singles.iter() {
+            known.extend(child.as_ref().filter(|child| child.content.get().is_some()).map(|child| (path.clone(), child)));
+        }
+        known.sort_by(|(a, _), (b, _)| a.as_bytes().cmp(b.as_bytes()));
+        known.dedup_by(|(a, _), (b, _)| a == b);
+        let new: Vec<index::Update<'_>> = known
+            .iter()
+            .filter_map(|(path, child)| {
+                let known = child.content.get()?;
+                Some(index::Update { path: path.as_bytes(), found: known.is_settled.then_some((child.stat, &known.content)) })
+            })
+            .collect();
+        // Of a directory that was listed, what is not there any more is forgotten.
+        let is_gone = |path: &[u8]| {
+            let Ok(path) = TreePath::new(path) else { return true };
+            let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return true };
+            listings.get(&parent).is_some_and(|listing| listing.binary_search_by(|child| (*child.name).cmp(name)).is_err())
+        };
         let old = self.index();
-        if old.len() <= MAX_UNSEEN_ENTRIES {
-            known.extend(old.entries().map(|(path, stat, content)| (path.to_vec(), (stat, content))));
-        } else {
-            for (dir, listing) in lock(&self.listings).iter() {
-                for child in listing.iter() {
-                    if let Some(content) = &child.content {
-                        known.insert(dir.child(&child.name).as_bytes().to_vec(), (child.stat, content.clone()));
-                    }
-                }
-            }
-        }
-        for (path, (stat, content)) in lock(&self.read).iter() {
-            if index::is_settled(stat.ctime, began) {
-                known.insert(path.as_bytes().to_vec(), (*stat, content.clone()));
-            } else {
-                known.remove(path.as_bytes());
-            }
-        }
-        let mut entries: Vec<_> = known.iter().map(|(path, (stat, content))| (path.as_slice(), *stat, content.clone())).collect();
-        entries.sort_unstable_by_key(|(path, _, _)| *path);
-        if let Err(error) = index::write(&self.index_path, &entries) {
+        let keeps = old.len() <= MAX_UNSEEN_ENTRIES;
+        if let Err(error) = index::write(&self.index_path, old, &|path| keeps && !is_gone(path), &new) {
             tracing::warn!(path = %self.index_path.display(), %error, "cannot write the stat index of a context");
         }
     }
@@ -373,7 +404,7 @@ impl LocalTree {
 impl SourceTree for LocalTree {
     fn lookup(&self, path: &TreePath) -> Result<Option<Entry>, StepError> {
         if self.root.is_none() {
-            let root = Entry { path: TreePath::root(), node: EntryNode::Dir, meta: Meta { mode: 0o755, ..Meta::default() } };
+            let root = Entry { path: TreePath::root(), node: EntryNode::Dir, meta: Meta { mode: 0o755, ..Meta::default() }, layer: None };
             return Ok(path.is_root().then_some(root));
         }
         let Some(child) = self.child(path)? else { return Ok(None) };
@@ -392,35 +423,17 @@ impl SourceTree for LocalTree {
         Ok(listing.iter().map(|child| self.entry(path.child(&child.name), child)).collect())
     }
 
-    fn fill_digests(&self, entries: &mut [&mut Entry]) -> Result<(), StepError> {
+    fn read_digests(&self, files: &[TreePath]) -> Result<(), StepError> {
         let mut paths = Vec::new();
         let mut bytes = 0;
-        for entry in entries.iter() {
-            if let EntryNode::File { size, digest: None, .. } = entry.node {
-                paths.push(entry.path.clone());
-                bytes += size;
+        for path in files {
+            let child = self.child(path)?.ok_or_else(|| changed(path))?;
+            if child.content.get().is_none() {
+                bytes += child.stat.size;
+                paths.push(path.clone());
             }
         }
-        if paths.is_empty() {
-            return Ok(());
-        }
-        {
-            let read = lock(&self.read);
-            paths.retain(|path| !read.contains_key(path));
-        }
-        if !paths.is_empty() {
-            self.read_files(&paths, bytes)?;
-        }
-        let read = lock(&self.read);
-        for entry in entries.iter_mut() {
-            if let EntryNode::File { digest: digest @ None, .. } = &mut entry.node
-                && let Some((_, content)) = read.get(&entry.path)
-            {
-                *digest = Some(content.digest);
-                set_capability(&mut entry.meta, content);
-            }
-        }
-        Ok(())
+        if paths.is_empty() { Ok(()) } else { self.read_files(&paths, bytes) }
     }
 
     fn left_out_by(&self, path: &TreePath) -> Option<String> {
@@ -431,6 +444,14 @@ impl SourceTree for LocalTree {
 
     fn describe(&self) -> String {
         if self.root.is_none() { "the empty build context".to_owned() } else { format!("the build context {}", self.path.display()) }
+    }
+}
+
+impl Drop for LocalTree {
+    fn drop(&mut self) {
+        if self.unsaved.load(Ordering::Relaxed) > 0 {
+            self.save_index();
+        }
     }
 }
 

@@ -27,12 +27,12 @@ pub(crate) fn component_matches(pattern: &[u8], name: &[u8]) -> bool {
 
 /// A list of patterns with the rules of ignore files: later ones override earlier ones, `!` takes back, a pattern that matches a directory
 /// matches all below it.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct PatternList {
     patterns: Vec<Pattern>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Pattern {
     /// Whether it began with `!`.
     negated: bool,

@@ -22,6 +22,8 @@ pub struct Entry {
     pub node: EntryNode,
     /// Mode, owner, time, attributes, as the tree has them.
     pub meta: Meta,
+    /// In a stack, which of its layers it comes from.
+    pub layer: Option<usize>,
 }
 
 /// What stands at a path.
@@ -85,11 +87,11 @@ pub trait SourceTree {
     /// What can't be read.
     fn list(&self, path: &TreePath) -> Result<Vec<Entry>, StepError>;
 
-    /// Fills in the digests (and attributes that only opening shows) of regular files.
+    /// Finds out the digests (and attributes that only opening shows) of these regular files: what is looked up or listed from now on has them.
     ///
     /// # Errors
     /// Files that can't be read, that vanished or change while they are read.
-    fn fill_digests(&self, entries: &mut [&mut Entry]) -> Result<(), StepError>;
+    fn read_digests(&self, files: &[TreePath]) -> Result<(), StepError>;
 
     /// What leaves out a path that would be there otherwise, in words: `line 3 of .dockerignore: *.md`.
     fn left_out_by(&self, path: &TreePath) -> Option<String> {

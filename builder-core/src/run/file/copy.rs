@@ -6,18 +6,20 @@
 //! - Nothing is replaced by something of another kind: a directory over a file and a file over a directory are errors.
 //! - A file that is there already, with the same bytes and metadata, is not written again, so that it enters no layer.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
+use std::path::PathBuf;
 
 use builder_snapshot::exec::resolve_owner;
 use builder_snapshot::layer::extract;
-use builder_snapshot::snapshot::{Device, FileContent, TreeWriter};
+use builder_snapshot::snapshot::{Device, FileContent, ListedFile, TreeWriter};
 use builder_snapshot::toc::{Meta, Timestamp};
 use builder_snapshot::tree::{Found, FoundKind, MergedTree};
 use builder_snapshot::{Hasher, Sha256Digest, SnapshotError, TreePath};
 
 use super::archive;
+use super::links::{Links, Previous};
 use super::select::{Match, Selection, select};
 use crate::content::Limits;
 use crate::error::StepError;
@@ -30,8 +32,8 @@ use crate::source::tree::{Entry, EntryNode, SourceTree};
 pub(super) enum Source<'a> {
     /// A directory of the host.
     Local(&'a LocalTree),
-    /// A stack: its table, and the files of its layers.
-    Stack { table: StackTree, files: MergedTree },
+    /// A stack: its table, the files of its layers, and where the layers are.
+    Stack { table: StackTree, files: MergedTree, dirs: Vec<PathBuf> },
 }
 
 impl Source<'_> {
@@ -55,6 +57,9 @@ pub(super) struct Copier<'a> {
     pub(super) writer: &'a mut TreeWriter,
     /// What archives may cost.
     pub(super) limits: &'a Limits,
+    pub(super) links: Links<'a>,
+    /// What an earlier version of the operation made.
+    pub(super) previous: Option<&'a Previous>,
     /// Whether the tree has users to look names up for.
     pub(super) has_base: bool,
     /// The time of what the step itself makes.
@@ -99,14 +104,14 @@ impl Marks<'_> {
 impl Copier<'_> {
     /// `COPY` and `ADD`.
     pub(super) fn copy(&mut self, action: &CopyAction, source: &Source<'_>) -> Result<(), StepError> {
-        let mut selection: Selection = select(source.tree(), action)?;
-        selection.fill_digests(source.tree())?;
+        let mut selection = select(source.tree(), action)?;
+        selection.fill_digests()?;
         let marks = Marks { owner: self.owner(action.owner.as_ref())?, chmod: action.chmod.as_ref(), reset_owner: action.reset_owner };
         for found in selection.sources.iter().flatten() {
             if action.unpack && matches!(found.root.node, EntryNode::File { .. }) && self.unpack(&action.dest, found, source, &marks)? {
                 continue;
             }
-            self.copy_match(&action.dest, found, source, &marks)?;
+            self.copy_match(&action.dest, &selection, found, source, &marks)?;
         }
         Ok(())
     }
@@ -173,7 +178,7 @@ impl Copier<'_> {
         Ok(path)
     }
 
-    fn copy_match(&mut self, dest: &Dest, found: &Match, source: &Source<'_>, marks: &Marks<'_>) -> Result<(), StepError> {
+    fn copy_match(&mut self, dest: &Dest, selection: &Selection<'_>, found: &Match, source: &Source<'_>, marks: &Marks<'_>) -> Result<(), StepError> {
         let (path, there) = self.destination(dest, marks)?;
         if !found.root.is_dir() {
             let target = match there {
@@ -182,28 +187,32 @@ impl Copier<'_> {
             };
             return self.put(&target, &found.root, source, marks, true, &mut HashMap::new());
         }
-        let mut fresh = HashSet::new();
+        // Directories that were made here and are still being filled, outermost first: nothing can be in their way.
+        let mut fresh: Vec<TreePath> = Vec::new();
         let top = match there.map(|there| there.kind) {
             Some(FoundKind::Dir) => path,
             Some(_) => return Err(StepError::other(format!("cannot copy to non-directory: {}", path.display()))),
             None => {
                 let path = self.make_parents(&path, marks)?;
-                fresh.insert(path.clone());
+                fresh.push(path.clone());
                 path
             }
         };
         let mut links = HashMap::new();
-        for item in &found.items {
+        selection.each_below(found, &mut |item| {
             let target = top.join(&item.rel);
-            let may_exist = !target.parent().is_some_and(|parent| fresh.contains(&parent));
-            if item.entry.is_dir() {
-                if self.put_dir(&target, &marks.meta(&item.entry), may_exist)? {
-                    fresh.insert(target);
-                }
-            } else {
-                self.put(&target, &item.entry, source, marks, may_exist, &mut links)?;
+            while fresh.last().is_some_and(|dir| !target.is_below(dir)) {
+                fresh.pop();
             }
-        }
+            let may_exist = target.parent().as_ref() != fresh.last();
+            if !item.entry.is_dir() {
+                return self.put(&target, &item.entry, source, marks, may_exist, &mut links);
+            }
+            if self.put_dir(&target, &marks.meta(&item.entry), may_exist)? {
+                fresh.push(target);
+            }
+            Ok(())
+        })?;
         // The directory itself keeps its mode and owner, or has those of a made one; only its time is the source's.
         if let Some(there) = self.writer.tree().lookup(&top).map_err(snapshot_error)? {
             let meta = Meta { mtime: found.root.meta.mtime, made_by_step: found.root.meta.made_by_step, ..there.meta.clone() };
@@ -278,11 +287,32 @@ impl Copier<'_> {
         {
             return Ok(());
         }
+        if let Some(digest) = digest
+            && self.link(target, entry, ListedFile { path: &entry.path, size, digest }, source, meta)?
+        {
+            return Ok(());
+        }
         let file = source.open(entry)?;
         match self.writer.put_file(target, FileContent::CopyOf { file: &file, expected: digest }, meta) {
             Ok(_) => Ok(()),
             Err(SnapshotError::FileChanged { .. }) => Err(changed(entry, source)),
             Err(error) => Err(snapshot_error(error)),
+        }
+    }
+
+    /// Makes `target` another name of the file that a layer holds already, if one does and it may be.
+    fn link(&mut self, target: &TreePath, entry: &Entry, listed: ListedFile<'_>, source: &Source<'_>, meta: &Meta) -> Result<bool, StepError> {
+        match source {
+            Source::Stack { dirs, .. } => match entry.layer.and_then(|layer| dirs.get(layer)) {
+                Some(fs) if *meta == entry.meta => self.links.link(self.writer, target, fs, listed, meta),
+                _ => Ok(false),
+            },
+            Source::Local(_) => match self.previous {
+                Some(previous) if previous.holds(target, listed.size, listed.digest, meta) => {
+                    self.links.link(self.writer, target, &previous.fs, ListedFile { path: target, ..listed }, meta)
+                }
+                _ => Ok(false),
+            },
         }
     }
 

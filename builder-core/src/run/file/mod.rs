@@ -8,9 +8,11 @@
 
 mod archive;
 mod copy;
+mod links;
 mod select;
 
 pub use archive::open_archive;
+pub use links::Previous;
 
 use std::io::Read;
 use std::path::PathBuf;
@@ -22,6 +24,8 @@ use builder_snapshot::tree::MergedTree;
 use builder_snapshot::{Hasher, Sha256Digest, StopSignal, TreePath};
 
 use self::copy::{Copier, Source};
+use self::links::Links;
+use crate::content::leases::FAMILIES_FILE;
 use crate::content::{Stack, Store};
 use crate::error::StepError;
 use crate::graph::{CopyAction, Dest, FileAction, FileOp};
@@ -64,11 +68,11 @@ pub fn selection_digest(op: &FileOp, input: usize, value: &TreeValue, store: &St
 
 fn digest_of_selection(op: &FileOp, input: usize, tree: &dyn SourceTree) -> Result<Sha256Digest, StepError> {
     let mut hasher = Hasher::new();
-    hasher.update(b"rbuild selection 1\n");
+    hasher.update(b"rbuild selection 2\n");
     for action in copies(op).filter(|action| action.input == input) {
         let mut selection = select::select(tree, action)?;
-        selection.fill_digests(tree)?;
-        selection.hash(&mut hasher);
+        selection.fill_digests()?;
+        selection.hash(&mut hasher)?;
     }
     Ok(hasher.finish())
 }
@@ -107,6 +111,7 @@ pub fn subtree_digest(stack: &Stack, source: &TreePath, store: &Store) -> Result
 
 /// Carries out `op` on its inputs and returns the layer it makes. `layer_dirs` gives the directories of a stack, bottom first; all must be there.
 /// It fails soon after `stop` is set.
+/// Files that a layer holds already, one that is copied from or the one that an earlier version of `op` made, are linked.
 ///
 /// # Errors
 /// Whatever keeps the operation from being done, naming the path.
@@ -115,20 +120,45 @@ pub fn execute(
     inputs: &[TreeValue],
     layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>,
     store: &Store,
+    previous: Option<&Previous>,
     stop: StopSignal,
 ) -> Result<CommittedLayer, StepError> {
     let failed = |error: &dyn std::fmt::Display| StepError::other(error.to_string());
-    let input = |at: usize| inputs.get(at).ok_or_else(|| StepError::other(format!("internal fault: a file operation has no input {at}")));
-    let lowers = if op.base { layer_dirs(input(0)?.stack()?) } else { Vec::new() };
-    let snapshot = ActiveSnapshot::create(store.tmp_dir().map_err(|e| failed(&e))?, &lowers).map_err(|e| failed(&e))?;
+    let lowers = if op.base { layer_dirs(input(inputs, 0)?.stack()?) } else { Vec::new() };
+    let mut snapshot = ActiveSnapshot::create(store.tmp_dir().map_err(|e| failed(&e))?, &lowers).map_err(|e| failed(&e))?;
     let mut writer = snapshot.writer().map_err(|e| failed(&e))?;
     writer.stop_when(stop);
-    let mut copier = Copier { writer: &mut writer, limits: store.limits(), has_base: op.base, started: now() };
+    let links = Links::new(store, &lowers).map_err(|e| failed(&e))?;
+    let mut copier = Copier { writer: &mut writer, links, previous, limits: store.limits(), has_base: op.base, started: now() };
+    let done = carry_out(op, &mut copier, inputs, layer_dirs, store);
+    if copier.links.made_any() {
+        // Also after a failure: removing links is no less seen than making them.
+        snapshot.leave_to_sweep();
+    }
+    let families = copier.links.finish();
+    done?;
+    let toc = writer.finish().map_err(|e| failed(&e))?;
+    let layer = snapshot.commit_written(toc).map_err(|e| failed(&e))?;
+    if let Some(families) = families? {
+        let file = layer.fs().with_file_name(FAMILIES_FILE);
+        let names: Vec<String> = families.into_iter().collect();
+        std::fs::write(&file, names.join("\n")).map_err(|e| StepError::other(format!("cannot write {}: {e}", file.display())))?;
+    }
+    Ok(layer)
+}
+
+fn carry_out(
+    op: &FileOp,
+    copier: &mut Copier<'_>,
+    inputs: &[TreeValue],
+    layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>,
+    store: &Store,
+) -> Result<(), StepError> {
     let mut sources: Vec<Option<Source<'_>>> = inputs.iter().map(|_| None).collect();
     for action in &op.actions {
         match action {
             FileAction::Copy(copy) => {
-                let value = input(copy.input)?;
+                let value = input(inputs, copy.input)?;
                 let source = match &mut sources[copy.input] {
                     Some(source) => source,
                     slot => slot.insert(open(value, layer_dirs, store)?),
@@ -139,8 +169,11 @@ pub fn execute(
             FileAction::MakeFile { dest, name, data, chmod, owner } => copier.make_file(dest, name, data, chmod.as_ref(), owner.as_ref())?,
         }
     }
-    let toc = writer.finish().map_err(|e| failed(&e))?;
-    snapshot.commit_written(toc).map_err(|e| failed(&e))
+    Ok(())
+}
+
+fn input(inputs: &[TreeValue], at: usize) -> Result<&TreeValue, StepError> {
+    inputs.get(at).ok_or_else(|| StepError::other(format!("internal fault: a file operation has no input {at}")))
 }
 
 /// The file `path` (links followed inside the tree) of a fetched context; none if it is not there. With `is_file` the context is a download:
@@ -173,7 +206,7 @@ pub fn read_remote(context: &Stack, path: &str, is_file: bool, store: &Store, li
         reset_owner: false,
     };
     let op = FileOp { base: false, actions: vec![FileAction::Copy(copy)] };
-    let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, StopSignal::default())?;
+    let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, None, StopSignal::default())?;
     let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
     read_within(&tree, &wanted, limit).map_err(|e| failed(&e))
 }
@@ -196,8 +229,9 @@ fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, s
     Ok(match value {
         TreeValue::Local(tree) => Source::Local(tree),
         TreeValue::Stack(stack) => {
-            let files = MergedTree::open(&layer_dirs(stack)).map_err(|error| StepError::other(error.to_string()))?;
-            Source::Stack { table: StackTree::read(stack, store)?, files }
+            let dirs = layer_dirs(stack);
+            let files = MergedTree::open(&dirs).map_err(|error| StepError::other(error.to_string()))?;
+            Source::Stack { table: StackTree::read(stack, store)?, files, dirs }
         }
     })
 }

@@ -15,20 +15,31 @@ use crate::source::pattern::{PatternList, component_matches, has_wildcards};
 use crate::source::tree::{Entry, EntryNode, SourceTree, resolve};
 
 /// Everything one action selects: per source as written, its matches in order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Selection {
+///
+/// What is below a directory is not held but walked to, as often as it is asked for: a hundred thousand entries would take 24 MiB.
+pub(super) struct Selection<'a> {
+    selector: Selector<'a>,
     pub(super) sources: Vec<Vec<Match>>,
 }
 
 /// One thing that a source names.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Match {
     /// The name it goes by in a directory that it is copied into: of the link, if a link was named. Empty for the root.
     pub(super) base: Box<[u8]>,
     /// What it is, links followed.
     pub(super) root: Entry,
-    /// What is below it, if it is a directory.
-    pub(super) items: Vec<Item>,
+    /// What is below it, if it is a directory: these, then what a walk finds.
+    first: Vec<Item>,
+    walk: Option<Walk>,
+}
+
+/// A directory of which all that is not excluded is selected, or of that what is included.
+#[derive(Debug, Clone)]
+struct Walk {
+    dir: TreePath,
+    rel: TreePath,
+    include: Option<PatternList>,
 }
 
 /// Something below a directory that was selected.
@@ -40,20 +51,23 @@ pub(super) struct Item {
     pub(super) entry: Entry,
 }
 
+/// Takes items in order.
+type Visit<'v> = dyn FnMut(Item) -> Result<(), StepError> + 'v;
+
 /// Selects, without digests.
 ///
 /// # Errors
 /// Literal sources that are missing; patterns of `--exclude` or `--parents` that are none; what can't be listed.
-pub(super) fn select(tree: &dyn SourceTree, action: &CopyAction) -> Result<Selection, StepError> {
+pub(super) fn select<'a>(tree: &'a dyn SourceTree, action: &CopyAction) -> Result<Selection<'a>, StepError> {
     let excludes = PatternList::new(action.excludes.iter().map(String::as_str)).map_err(|error| StepError::other(format!("--exclude: {error}")))?;
-    let selector = Selector { tree, excludes: &excludes };
+    let selector = Selector { tree, excludes };
     let sources = action.sources.iter().map(|source| if action.parents { selector.with_parents(source) } else { selector.plain(source) });
-    Ok(Selection { sources: sources.collect::<Result<_, _>>()? })
+    Ok(Selection { sources: sources.collect::<Result<_, _>>()?, selector })
 }
 
 struct Selector<'a> {
     tree: &'a dyn SourceTree,
-    excludes: &'a PatternList,
+    excludes: PatternList,
 }
 
 impl Selector<'_> {
@@ -68,7 +82,7 @@ impl Selector<'_> {
             if !entry.is_dir() && self.excludes.matches(base) {
                 return Ok(Vec::new());
             }
-            return Ok(vec![self.make_match(base, entry)?]);
+            return Ok(vec![make_match(base, entry)]);
         };
         let prefix = clipped(components[..first_wildcard].join(&b'/'))?;
         let mut matches = Vec::new();
@@ -103,17 +117,9 @@ impl Selector<'_> {
                 EntryNode::Symlink { .. } => resolve(self.tree, &path)?.ok_or_else(|| missing::error(self.tree, &path))?,
                 _ => child,
             };
-            matches.push(self.make_match(&base, entry)?);
+            matches.push(make_match(&base, entry));
         }
         Ok(())
-    }
-
-    fn make_match(&self, base: &[u8], root: Entry) -> Result<Match, StepError> {
-        let mut items = Vec::new();
-        if root.is_dir() {
-            self.walk(&root.path, &TreePath::root(), None, &mut Vec::new(), &mut items)?;
-        }
-        Ok(Match { base: base.into(), root, items })
     }
 
     /// A source with `--parents`: the directory before `/./` (or the root) is copied, but of it only what the rest names.
@@ -126,22 +132,21 @@ impl Selector<'_> {
         let Some(root) = resolve(self.tree, &pivot)?.filter(Entry::is_dir) else {
             return if literal { Err(missing::error(self.tree, &pivot.join(&wanted))) } else { Ok(Vec::new()) };
         };
-        let mut items = Vec::new();
         if wanted.is_root() {
-            return Ok(vec![self.make_match(b"", root)?]);
+            return Ok(vec![make_match(b"", root)]);
         }
         if literal {
-            self.literal_with_parents(&root.path, &wanted, &mut items)?;
-        } else {
-            let text = String::from_utf8_lossy(wanted.as_bytes());
-            let include = PatternList::new([&*text]).map_err(|error| StepError::other(format!("--parents: {error}")))?;
-            self.walk(&root.path, &TreePath::root(), Some(&include), &mut Vec::new(), &mut items)?;
+            let (first, walk) = self.literal_with_parents(&root.path, &wanted)?;
+            return Ok(vec![Match { base: Box::default(), root, first, walk }]);
         }
-        Ok(vec![Match { base: Box::default(), root, items }])
+        let text = String::from_utf8_lossy(wanted.as_bytes());
+        let include = PatternList::new([&*text]).map_err(|error| StepError::other(format!("--parents: {error}")))?;
+        let walk = Walk { dir: root.path.clone(), rel: TreePath::root(), include: Some(include) };
+        Ok(vec![Match { base: Box::default(), root, first: Vec::new(), walk: Some(walk) }])
     }
 
     /// The path `wanted` below `root` with the directories on its way. Links on the way are followed, each under the name it has there.
-    fn literal_with_parents(&self, root: &TreePath, wanted: &TreePath, items: &mut Vec<Item>) -> Result<(), StepError> {
+    fn literal_with_parents(&self, root: &TreePath, wanted: &TreePath) -> Result<(Vec<Item>, Option<Walk>), StepError> {
         let absent = || missing::error(self.tree, &root.join(wanted));
         let mut rel = TreePath::root();
         let mut here = root.clone();
@@ -153,17 +158,12 @@ impl Selector<'_> {
             let is_last = at + 1 == count;
             let entry = if is_last { self.tree.lookup(&path)? } else { resolve(self.tree, &path)? }.ok_or_else(absent)?;
             if self.excludes.matches(rel.as_bytes()) && !(entry.is_dir() && self.excludes.has_negations()) {
-                return Ok(());
+                return Ok((Vec::new(), None));
             }
             if is_last {
-                let is_dir = entry.is_dir();
-                let dir = entry.path.clone();
-                parents.push(Item { rel: rel.clone(), entry });
-                items.append(&mut parents);
-                if is_dir {
-                    self.walk(&dir, &rel, None, &mut Vec::new(), items)?;
-                }
-                return Ok(());
+                let walk = entry.is_dir().then(|| Walk { dir: entry.path.clone(), rel: rel.clone(), include: None });
+                parents.push(Item { rel, entry });
+                return Ok((parents, walk));
             }
             if !entry.is_dir() {
                 return Err(absent());
@@ -171,10 +171,10 @@ impl Selector<'_> {
             here = entry.path.clone();
             parents.push(Item { rel: rel.clone(), entry });
         }
-        Ok(())
+        Ok((Vec::new(), None))
     }
 
-    /// Adds what is below `dir`, as far as it is included and not excluded. Directories that are not selected themselves wait in `pending`
+    /// Visits what is below `dir`, as far as it is included and not excluded. Directories that are not selected themselves wait in `pending`
     /// until something below them is.
     fn walk(
         &self,
@@ -182,7 +182,7 @@ impl Selector<'_> {
         rel: &TreePath,
         include: Option<&PatternList>,
         pending: &mut Vec<Item>,
-        items: &mut Vec<Item>,
+        visit: &mut Visit<'_>,
     ) -> Result<(), StepError> {
         for entry in self.tree.list(dir)? {
             let rel = rel.child(entry.path.file_name().unwrap_or_default());
@@ -191,11 +191,13 @@ impl Selector<'_> {
             let is_dir = entry.is_dir();
             let path = if is_dir { Some(entry.path.clone()) } else { None };
             if included && !excluded {
-                items.append(pending);
-                items.push(Item { rel: rel.clone(), entry });
+                for item in pending.drain(..) {
+                    visit(item)?;
+                }
+                visit(Item { rel: rel.clone(), entry })?;
                 if let Some(path) = path {
                     // Below a directory that matched everything matches.
-                    self.walk(&path, &rel, None, pending, items)?;
+                    self.walk(&path, &rel, None, pending, visit)?;
                 }
             } else if let Some(path) = path
                 && (!excluded || self.excludes.has_negations())
@@ -203,7 +205,7 @@ impl Selector<'_> {
             {
                 pending.push(Item { rel: rel.clone(), entry });
                 let waiting = pending.len();
-                self.walk(&path, &rel, if included { None } else { include }, pending, items)?;
+                self.walk(&path, &rel, if included { None } else { include }, pending, visit)?;
                 if pending.len() == waiting {
                     pending.pop();
                 }
@@ -213,27 +215,65 @@ impl Selector<'_> {
     }
 }
 
+/// Something that is named, with all that is below it.
+fn make_match(base: &[u8], root: Entry) -> Match {
+    let walk = root.is_dir().then(|| Walk { dir: root.path.clone(), rel: TreePath::root(), include: None });
+    Match { base: base.into(), root, first: Vec::new(), walk }
+}
+
 fn clipped(path: impl AsRef<[u8]>) -> Result<TreePath, StepError> {
     TreePath::clipped(path).map_err(|error| StepError::other(error.to_string()))
 }
 
-impl Selection {
-    /// Fills in the digests of all files.
+impl Selection<'_> {
+    /// Visits what is below a match, in order.
+    ///
+    /// # Errors
+    /// What can't be listed, and what `visit` says.
+    pub(super) fn each_below(&self, found: &Match, visit: &mut Visit<'_>) -> Result<(), StepError> {
+        for item in &found.first {
+            let mut item = item.clone();
+            refresh(self.selector.tree, &mut item.entry)?;
+            visit(item)?;
+        }
+        let Some(Walk { dir, rel, include }) = &found.walk else { return Ok(()) };
+        self.selector.walk(dir, rel, include.as_ref(), &mut Vec::new(), visit)
+    }
+
+    /// Has the tree find out the digests of all files.
     ///
     /// # Errors
     /// What can't be read.
-    pub(super) fn fill_digests(&mut self, tree: &dyn SourceTree) -> Result<(), StepError> {
-        let mut files: Vec<&mut Entry> = Vec::new();
-        for found in self.sources.iter_mut().flatten() {
-            let entries = std::iter::once(&mut found.root).chain(found.items.iter_mut().map(|item| &mut item.entry));
-            files.extend(entries.filter(|entry| matches!(entry.node, EntryNode::File { digest: None, .. })));
+    pub(super) fn fill_digests(&mut self) -> Result<(), StepError> {
+        let mut unknown: Vec<TreePath> = Vec::new();
+        let mut note = |entry: Entry| {
+            if matches!(entry.node, EntryNode::File { digest: None, .. }) {
+                unknown.push(entry.path);
+            }
+        };
+        for found in self.sources.iter().flatten() {
+            note(found.root.clone());
+            self.each_below(found, &mut |item| {
+                note(item.entry);
+                Ok(())
+            })?;
         }
-        tree.fill_digests(&mut files)
+        if unknown.is_empty() {
+            return Ok(());
+        }
+        self.selector.tree.read_digests(&unknown)?;
+        for found in self.sources.iter_mut().flatten() {
+            refresh(self.selector.tree, &mut found.root)?;
+        }
+        Ok(())
     }
 
     /// Adds what was selected to `hasher`; all digests must be filled in. What a match's own directory is counts for nothing: only its contents
     /// are copied (`features.md` B3.3).
-    pub(super) fn hash(&self, hasher: &mut Hasher) {
+    ///
+    /// # Errors
+    /// What can't be listed.
+    pub(super) fn hash(&self, hasher: &mut Hasher) -> Result<(), StepError> {
         put(hasher, &(self.sources.len() as u64).to_le_bytes());
         for matches in &self.sources {
             put(hasher, &(matches.len() as u64).to_le_bytes());
@@ -245,14 +285,27 @@ impl Selection {
                     put(hasher, &found.base);
                     put(hasher, &entry_digest(&found.root).0);
                 }
-                put(hasher, &(found.items.len() as u64).to_le_bytes());
-                for item in &found.items {
+                self.each_below(found, &mut |item| {
                     put(hasher, item.rel.as_bytes());
                     put(hasher, &entry_digest(&item.entry).0);
-                }
+                    Ok(())
+                })?;
+                // No item has an empty path.
+                put(hasher, b"");
             }
         }
+        Ok(())
     }
+}
+
+/// What the tree knows of a file's content by now.
+fn refresh(tree: &dyn SourceTree, entry: &mut Entry) -> Result<(), StepError> {
+    if matches!(entry.node, EntryNode::File { digest: None, .. })
+        && let Some(known) = tree.lookup(&entry.path)?
+    {
+        *entry = known;
+    }
+    Ok(())
 }
 
 /// Adds bytes in a form that no other sequence of bytes has.

@@ -14,20 +14,20 @@ use crate::request::LocalContext;
 use crate::source::local::LocalTree;
 use crate::source::tree::{Entry, EntryNode};
 
-struct Case {
+pub(super) struct Case {
     dir: tempfile::TempDir,
-    store: Store,
+    pub(super) store: Store,
 }
 
 /// What a test says of a copy.
 #[derive(Clone, Copy, Default)]
-struct Copying<'a> {
+pub(super) struct Copying<'a> {
     flags: &'a str,
     sources: &'a [&'a str],
     dest: &'a str,
 }
 
-fn copying<'a>(flags: &'a str, sources: &'a [&'a str], dest: &'a str) -> Copying<'a> {
+pub(super) fn copying<'a>(flags: &'a str, sources: &'a [&'a str], dest: &'a str) -> Copying<'a> {
     Copying { flags, sources, dest }
 }
 
@@ -37,7 +37,7 @@ fn dest(text: &str) -> Dest {
 }
 
 impl Copying<'_> {
-    fn action(&self, input: usize, local: bool) -> FileAction {
+    pub(super) fn action(&self, input: usize, local: bool) -> FileAction {
         let flag = |name: &str| self.flags.split(' ').filter_map(move |flag| flag.strip_prefix(name)).next();
         FileAction::Copy(CopyAction {
             input,
@@ -54,7 +54,7 @@ impl Copying<'_> {
 }
 
 impl Case {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         fs::create_dir(dir.path().join("context")).expect("a directory");
         let store = Store::open(&dir.path().join("store")).expect("a store");
@@ -62,7 +62,7 @@ impl Case {
     }
 
     /// The context of most cases.
-    fn app() -> Self {
+    pub(super) fn app() -> Self {
         let case = Self::new();
         for (path, text) in
             [("app/main.txt", "main\n"), ("app/lib/one.txt", "1\n"), ("app/lib/two.txt", "2\n"), ("README.md", "r\n"), ("package.json", "{}\n")]
@@ -75,11 +75,11 @@ impl Case {
         case
     }
 
-    fn context(&self) -> std::path::PathBuf {
+    pub(super) fn context(&self) -> std::path::PathBuf {
         self.dir.path().join("context")
     }
 
-    fn write(&self, path: &str, bytes: &[u8]) {
+    pub(super) fn write(&self, path: &str, bytes: &[u8]) {
         let path = self.context().join(path);
         fs::create_dir_all(path.parent().expect("a parent")).expect("directories");
         fs::write(&path, bytes).expect("written");
@@ -87,18 +87,18 @@ impl Case {
         fs::File::open(&path).and_then(|file| file.set_times(time)).expect("a time");
     }
 
-    fn local(&self) -> TreeValue {
+    pub(super) fn local(&self) -> TreeValue {
         let context = LocalContext { path: self.context(), ignore: None, empty: false };
         TreeValue::Local(Arc::new(LocalTree::open(&context, &self.store).expect("opened")))
     }
 
-    fn run(&self, base: Option<&Stack>, from: TreeValue, actions: Vec<FileAction>) -> Result<(Stack, Vec<String>), StepError> {
+    pub(super) fn run(&self, base: Option<&Stack>, from: TreeValue, actions: Vec<FileAction>) -> Result<(Stack, Vec<String>), StepError> {
         let op = FileOp { base: base.is_some(), actions };
         let inputs = match base {
             Some(base) => vec![TreeValue::Stack(base.clone()), from],
             None => vec![from],
         };
-        let layer = execute(&op, &inputs, &|stack| self.store.stack_dirs(stack), &self.store, StopSignal::default())?;
+        let layer = execute(&op, &inputs, &|stack| self.store.stack_dirs(stack), &self.store, None, StopSignal::default())?;
         let paths = layer.toc.entries.iter().filter(|e| !e.path.is_root()).map(|e| e.path.display() + if e.node == Node::Dir { "/" } else { "" });
         let paths = paths.collect();
         let added = StackLayer { id: layer.id, content: layer.content };
@@ -115,7 +115,7 @@ impl Case {
         self.run(Some(base), self.local(), vec![copying.action(1, true)]).expect("copied")
     }
 
-    fn copy_from(&self, from: &Stack, base: &Stack, copying: Copying<'_>) -> Stack {
+    pub(super) fn copy_from(&self, from: &Stack, base: &Stack, copying: Copying<'_>) -> Stack {
         self.run(Some(base), TreeValue::Stack(from.clone()), vec![copying.action(1, false)]).expect("copied").0
     }
 
@@ -124,7 +124,7 @@ impl Case {
     }
 
     /// A base made by hand: directories, files with content, links.
-    fn base(&self, entries: &[(&str, Make)]) -> Stack {
+    pub(super) fn base(&self, entries: &[(&str, Make)]) -> Stack {
         let snapshot = ActiveSnapshot::create(self.store.tmp_dir().expect("tmp"), &[]).expect("a snapshot");
         let mut writer = snapshot.writer().expect("a writer");
         let dir = builder_snapshot::toc::Meta { mode: 0o755, ..Default::default() };
@@ -160,7 +160,7 @@ impl Case {
         Stack::default().with(added)
     }
 
-    fn entry(&self, stack: &Stack, path: &str) -> Option<Entry> {
+    pub(super) fn entry(&self, stack: &Stack, path: &str) -> Option<Entry> {
         StackTree::read(stack, &self.store).expect("tables").lookup(&TreePath::new(path).expect("clean")).expect("looked")
     }
 
@@ -189,14 +189,14 @@ impl Case {
         }
     }
 
-    fn shows(&self, stack: &Stack, expected: &[(&str, &str)]) {
+    pub(super) fn shows(&self, stack: &Stack, expected: &[(&str, &str)]) {
         for (path, expected) in expected {
             assert_eq!(self.show(stack, path), *expected, "{path}");
         }
     }
 }
 
-enum Make {
+pub(super) enum Make {
     Dir(u32, u32, u32),
     File(&'static str, u32, u32, u32),
     Link(&'static str),
@@ -206,7 +206,7 @@ enum Make {
     Capability,
 }
 
-fn scratch() -> Stack {
+pub(super) fn scratch() -> Stack {
     Stack::default()
 }
 
@@ -557,7 +557,7 @@ fn what_is_copied_is_what_was_hashed() {
     let before = selection_digest(&op, 0, &local, &case.store).expect("a digest");
     case.write("README.md", b"other\n");
     let dirs = |stack: &Stack| case.store.stack_dirs(stack);
-    let error = execute(&op, std::slice::from_ref(&local), &dirs, &case.store, StopSignal::default()).expect_err("changed").to_string();
+    let error = execute(&op, std::slice::from_ref(&local), &dirs, &case.store, None, StopSignal::default()).expect_err("changed").to_string();
     assert!(error.contains("/README.md") && error.contains("changed"), "{error}");
     assert_ne!(selection_digest(&op, 0, &case.local(), &case.store).expect("a digest"), before);
 }

@@ -9,7 +9,7 @@
 //! - A file that is not exactly what [`write()`] makes is as good as none; losing the index costs time, never a wrong digest.
 
 use std::fs::{self, File};
-use std::io::{self, Write as _};
+use std::io::{self, BufWriter, Seek, SeekFrom, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -97,6 +97,7 @@ impl StatIndex {
     }
 
     /// All entries, in order.
+    #[cfg(test)]
     pub(super) fn entries(&self) -> impl Iterator<Item = (&[u8], Stat, Content)> {
         (0..self.count).filter_map(|at| {
             let (stat, content) = self.record(at)?;
@@ -157,43 +158,118 @@ impl Fields<'_> {
     }
 }
 
-/// Replaces the index at `path` by these entries, which must be sorted by path, one per path.
-pub(super) fn write(path: &Path, entries: &[(&[u8], Stat, Content)]) -> io::Result<()> {
-    let mut bytes = Vec::with_capacity(HEADER_BYTES + entries.len() * (RECORD_BYTES + 40));
-    bytes.extend_from_slice(MAGIC);
-    bytes.extend_from_slice(&[0; 32]);
-    bytes.extend_from_slice(&(entries.len() as u64).to_le_bytes());
-    let mut path_at = HEADER_BYTES + entries.len() * RECORD_BYTES;
-    for (name, stat, content) in entries {
-        let end = bytes.len() + RECORD_BYTES;
-        bytes.extend_from_slice(&(path_at as u64).to_le_bytes());
-        bytes.extend_from_slice(&u32::try_from(name.len()).map_err(io::Error::other)?.to_le_bytes());
-        bytes.extend_from_slice(&stat.mode.to_le_bytes());
-        bytes.extend_from_slice(&stat.size.to_le_bytes());
-        for time in [stat.mtime, stat.ctime] {
-            bytes.extend_from_slice(&time.seconds.to_le_bytes());
-            bytes.extend_from_slice(&time.nanos.to_le_bytes());
+/// What is known of a path now.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Update<'a> {
+    pub(super) path: &'a [u8],
+    /// Stat and content; none if the content cannot be told by the stat later.
+    pub(super) found: Option<(Stat, &'a Content)>,
+}
+
+impl<'a> Update<'a> {
+    fn source(&self) -> Option<Source<'a>> {
+        self.found.map(|(stat, content)| Source::New(self.path, stat, content))
+    }
+}
+
+/// An entry of the index to be written: its place in the old one, or what is new.
+enum Source<'a> {
+    Old(usize),
+    New(&'a [u8], Stat, &'a Content),
+}
+
+/// Replaces the index at `path` by what `old` has, as far as `keeps` says so, and `new` on top of it. `new` must be sorted by path, one a path.
+pub(super) fn write(path: &Path, old: &StatIndex, keeps: &dyn Fn(&[u8]) -> bool, new: &[Update<'_>]) -> io::Result<()> {
+    let mut merged = Vec::with_capacity(new.len());
+    let mut new = new.iter().peekable();
+    for at in 0..old.count {
+        let Some(old_path) = old.path(at) else { continue };
+        while let Some(update) = new.next_if(|update| update.path < old_path) {
+            merged.extend(update.source());
         }
-        bytes.extend_from_slice(&stat.ino.to_le_bytes());
-        bytes.extend_from_slice(&stat.dev.to_le_bytes());
-        bytes.extend_from_slice(&content.digest.0);
-        bytes.push(u8::try_from(content.capability.len()).map_err(io::Error::other)?);
-        bytes.extend_from_slice(&content.capability);
-        bytes.resize(end, 0);
-        path_at += name.len();
+        match new.next_if(|update| update.path == old_path) {
+            Some(update) => merged.extend(update.source()),
+            None if keeps(old_path) => merged.push(Source::Old(at)),
+            None => {}
+        }
     }
-    for (name, _, _) in entries {
-        bytes.extend_from_slice(name);
-    }
-    let mut hasher = Hasher::new();
-    hasher.update(&bytes[48..]);
-    bytes[16..48].copy_from_slice(&hasher.finish().0);
+    merged.extend(new.filter_map(Update::source));
+
     // Two builds of one context may write at once: the later one wins.
     let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { return Err(io::ErrorKind::InvalidInput.into()) };
     let dir = File::open(dir)?;
-    let new = WholeFile::create(dir.as_fd(), name, 0o600)?;
-    new.file().write_all(&bytes)?;
-    new.publish(name)
+    let whole = WholeFile::create(dir.as_fd(), name, 0o600)?;
+    write_merged(whole.file(), old, &merged)?;
+    whole.publish(name)
+}
+
+fn write_merged(mut file: &File, old: &StatIndex, merged: &[Source<'_>]) -> io::Result<()> {
+    file.write_all(MAGIC)?;
+    file.write_all(&[0; 32])?;
+    let mut out = BufWriter::with_capacity(64 << 10, Hashing { file, hasher: Hasher::new() });
+    out.write_all(&(merged.len() as u64).to_le_bytes())?;
+    let mut path_at = (HEADER_BYTES + merged.len() * RECORD_BYTES) as u64;
+    for source in merged {
+        let mut record = Vec::with_capacity(RECORD_BYTES);
+        record.extend_from_slice(&path_at.to_le_bytes());
+        match source {
+            // All but the place of the path stays as it is.
+            Source::Old(at) => record.extend_from_slice(&old.fields(*at).0[8..]),
+            Source::New(path, stat, content) => put_record(&mut record, path, stat, content)?,
+        }
+        record.resize(RECORD_BYTES, 0);
+        out.write_all(&record)?;
+        path_at += source.path(old).len() as u64;
+    }
+    for source in merged {
+        out.write_all(source.path(old))?;
+    }
+    let digest = out.into_inner().map_err(io::IntoInnerError::into_error)?.hasher.finish();
+    file.seek(SeekFrom::Start(16))?;
+    file.write_all(&digest.0)
+}
+
+impl<'a> Source<'a> {
+    fn path(&self, old: &'a StatIndex) -> &'a [u8] {
+        match self {
+            Self::Old(at) => old.path(*at).unwrap_or_default(),
+            Self::New(path, ..) => path,
+        }
+    }
+}
+
+fn put_record(record: &mut Vec<u8>, path: &[u8], stat: &Stat, content: &Content) -> io::Result<()> {
+    record.extend_from_slice(&u32::try_from(path.len()).map_err(io::Error::other)?.to_le_bytes());
+    record.extend_from_slice(&stat.mode.to_le_bytes());
+    record.extend_from_slice(&stat.size.to_le_bytes());
+    for time in [stat.mtime, stat.ctime] {
+        record.extend_from_slice(&time.seconds.to_le_bytes());
+        record.extend_from_slice(&time.nanos.to_le_bytes());
+    }
+    record.extend_from_slice(&stat.ino.to_le_bytes());
+    record.extend_from_slice(&stat.dev.to_le_bytes());
+    record.extend_from_slice(&content.digest.0);
+    record.push(u8::try_from(content.capability.len()).map_err(io::Error::other)?);
+    record.extend_from_slice(&content.capability);
+    Ok(())
+}
+
+/// Hashes what is written.
+struct Hashing<'a> {
+    file: &'a File,
+    hasher: Hasher,
+}
+
+impl Write for Hashing<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -215,7 +291,7 @@ mod tests {
         let path = dir.path().join("index");
         let entries: Vec<(&[u8], Stat, Content)> =
             vec![(b"a", stat(1), content(1, b"")), (b"a/b", stat(2), content(2, &[7; 20])), (b"z", stat(3), content(3, &[1; 24]))];
-        write(&path, &entries).expect("written");
+        write_all(&path, &entries);
         let index = StatIndex::load(&path);
         assert_eq!(index.entries().collect::<Vec<_>>(), entries);
         assert_eq!(index.find(b"a/b", &stat(2)), Some(content(2, &[7; 20])));
@@ -223,11 +299,64 @@ mod tests {
         assert_eq!(index.find(b"b", &stat(2)), None);
     }
 
+    fn write_all(path: &Path, entries: &[(&[u8], Stat, Content)]) {
+        let new: Vec<_> = entries.iter().map(|(path, stat, content)| Update { path, found: Some((*stat, content)) }).collect();
+        write(path, &StatIndex::default(), &|_| true, &new).expect("written");
+    }
+
+    #[test]
+    fn what_is_new_goes_over_what_was_known() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index");
+        let known = |name: &'static [u8], n: u8| (name, stat(n.into()), content(n, &[n; 20]));
+        write_all(&path, &[known(b"a", 1), known(b"b", 2), known(b"d", 3), known(b"e", 4), known(b"f", 5)]);
+        let old = StatIndex::load(&path);
+        let fresh = [content(6, b""), content(7, b""), content(8, b"")];
+        let new = [
+            Update { path: b"", found: Some((stat(6), &fresh[0])) },
+            Update { path: b"b", found: Some((stat(7), &fresh[1])) },
+            Update { path: b"e", found: None },
+            Update { path: b"g", found: Some((stat(8), &fresh[2])) },
+        ];
+        write(&path, &old, &|path| path != b"d", &new).expect("written");
+        let expected = [known(b"a", 1), known(b"f", 5)];
+        let index = StatIndex::load(&path);
+        let found: Vec<_> = index.entries().collect();
+        assert_eq!(found.iter().map(|(path, ..)| *path).collect::<Vec<_>>(), [&b""[..], b"a", b"b", b"f", b"g"]);
+        assert!(expected.iter().all(|known| found.contains(known)));
+        assert_eq!((index.find(b"b", &stat(7)), index.find(b"b", &stat(2))), (Some(content(7, b"")), None));
+        assert_eq!(fs::read_dir(dir.path()).expect("list").count(), 1, "nothing temporary stays");
+    }
+
+    /// Whoever writes the store can write a right digest too.
+    #[test]
+    fn an_index_that_lies_with_a_right_digest_is_harmless() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("index");
+        write_all(&path, &[(b"a", stat(1), content(1, b"")), (b"b", stat(2), content(2, b""))]);
+        let whole = fs::read(&path).expect("read");
+        // The count, where the path is, how long it is, how long the attribute is.
+        for (at, bytes) in [(48, 8), (56, 8), (64, 4), (56 + 96, 1)] {
+            for value in [0x7f_u8, 0xff] {
+                let mut lying = whole.clone();
+                lying[at..at + bytes].fill(value);
+                let digest = Sha256Digest::of(&lying[48..]);
+                lying[16..48].copy_from_slice(&digest.0);
+                fs::write(&path, lying).expect("written");
+                let index = StatIndex::load(&path);
+                assert_eq!(index.find(b"a", &stat(1)), None, "{at}");
+                assert!(index.entries().count() <= 2);
+                write(&path, &index, &|_| true, &[]).expect("written");
+                StatIndex::load(&path);
+            }
+        }
+    }
+
     #[test]
     fn a_damaged_index_is_none() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("index");
-        write(&path, &[(b"a", stat(1), content(1, b""))]).expect("written");
+        write_all(&path, &[(b"a", stat(1), content(1, b""))]);
         let whole = fs::read(&path).expect("read");
         for at in 0..whole.len() {
             let mut damaged = whole.clone();
