@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use builder_snapshot::TreePath;
-use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Device, FileContent};
+use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Device, FileContent, LinkSource, ListedFile};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc};
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, EnterError, IdMap};
@@ -296,17 +296,18 @@ fn what_the_disk_cannot_hold_is_read_back_without_a_namespace() {
         // On disk nothing binds its owner, nor gives anybody rights.
         let mode = |path: &str| fs::symlink_metadata(layer.join(path)).expect(path).mode() & 0o7777;
         assert_eq!((mode("far"), mode("far/file"), mode("locked"), mode("locked/file")), (0o750, 0o711, 0o700, 0o600));
-        // Two names of one file, a link instead of a copy: what is compared is what is meant.
-        let tree = MergedTree::open(std::slice::from_ref(&layer)).expect("tree");
+        // Two names of one file, a link instead of a copy: what counts is what is meant, not what is on disk.
         let snapshot = ActiveSnapshot::create(&dir.join("tmp"), &[]).expect("snapshot");
         let mut writer = snapshot.writer().expect("writer");
-        let found = tree.lookup(&tree_path("locked/file")).expect("found").expect("found");
-        let Some(Node::File { size, digest }) = toc.get(&tree_path("locked/file")).map(|entry| entry.node.clone()) else { panic!("a file") };
-        let content = FileContent::LinkTo { path: &layer.join("locked/file"), size, digest };
-        writer.put_file(&tree_path("linked"), content, &found.meta).expect("linked");
+        let entry = toc.get(&tree_path("locked/file")).expect("listed");
+        let Node::File { size, digest } = entry.node else { panic!("a file") };
+        let mut from = LinkSource::open(&layer).expect("opened");
+        let listed = ListedFile { path: &entry.path, size, digest };
+        assert!(writer.link_file(&tree_path("linked"), &mut from, listed, &entry.meta).expect("linked"));
         assert_eq!(fs::metadata(snapshot.upper().join("linked")).expect("linked").nlink(), 2);
-        // What is set anew leaves nothing of the old behind.
+        // What is set anew leaves nothing of the old behind, and the committed file as it is.
         writer.set_meta(&tree_path("linked"), &owned(0, 0, 0o644)).expect("set");
+        assert!(xattr(&layer.join("locked/file"), "user.rbuild.owner").is_some());
         drop(writer);
         assert!(xattr(&snapshot.upper().join("linked"), "user.rbuild.owner").is_none());
     });

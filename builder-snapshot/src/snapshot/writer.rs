@@ -80,7 +80,8 @@ impl LinkSource {
             Err(Errno::OPNOTSUPP) => &[],
             Err(_) => return false,
         };
-        let found = names.split(|&b| b == 0).filter(|name| xattr::belongs(name));
+        let meant = |name| if name == stand_in::CAPABILITY { xattr::CAPABILITY } else { name };
+        let found = names.split(|&b| b == 0).map(meant).filter(|name| xattr::belongs(name));
         found.clone().count() == xattrs.len() && found.into_iter().all(|name| xattrs.iter().any(|(listed, _)| **listed == *name))
     }
 }
@@ -129,6 +130,8 @@ pub struct TreeWriter {
     opaque: BTreeSet<TreePath>,
     /// Inodes of committed layers that this layer links to.
     linked: HashSet<(u64, u64)>,
+    /// The same, as files of the table.
+    linked_files: HashSet<FileId>,
     /// Whether the root directory itself was changed.
     root_changed: bool,
     piece: Box<[u8]>,
@@ -160,6 +163,7 @@ impl TreeWriter {
             table,
             opaque: BTreeSet::new(),
             linked: HashSet::new(),
+            linked_files: HashSet::new(),
             root_changed: false,
             piece: vec![0; PIECE_BYTES].into(),
             stop: StopSignal::default(),
@@ -255,7 +259,7 @@ impl TreeWriter {
     /// # Errors
     /// Nothing is there.
     pub fn set_meta(&mut self, path: &TreePath, meta: &Meta) -> Result<(), SnapshotError> {
-        self.copy_up(path)?;
+        self.take_over(path)?;
         let meta = cleaned(meta);
         let (is_dir, is_file, is_link) = match self.table.get(path) {
             Some(Slot::Other(Node::Dir)) => (true, false, false),
@@ -346,9 +350,8 @@ impl TreeWriter {
         }
         let Ok(source) = from.dirs.get(&source_parent) else { return Ok(false) };
         let Ok(Some(stat)) = sys::fs::stat_at(source, source_name) else { return Ok(false) };
-        // The table vouches for the owner, which a stand-in may say, as for the content.
+        // The table vouches for owner and mode, which a stand-in may say, as for the content.
         let is_listed = sys::fs::file_type(&stat) == FileType::RegularFile
-            && stat.st_mode & 0o7777 == meta.mode
             && u64::try_from(stat.st_size) == Ok(listed.size)
             && sys::fs::mtime(&stat) == meta.mtime;
         let inode = (stat.st_dev, stat.st_ino);
@@ -364,7 +367,8 @@ impl TreeWriter {
         })?;
         if linked {
             self.linked.insert(inode);
-            self.table.put_file(path.clone(), listed.size, listed.digest, cleaned(meta));
+            let id = self.table.put_file(path.clone(), listed.size, listed.digest, cleaned(meta));
+            self.linked_files.insert(id);
         }
         Ok(linked)
     }
@@ -598,8 +602,21 @@ impl TreeWriter {
         }
     }
 
-    fn copy_up_file(&mut self, path: &TreePath) -> Result<FileId, SnapshotError> {
+    /// As [`TreeWriter::copy_up`]; a file that is linked to a committed one becomes a copy, since what is done to it now would be done to both.
+    fn take_over(&mut self, path: &TreePath) -> Result<(), SnapshotError> {
         self.copy_up(path)?;
+        if let Some(Slot::File(id)) = self.table.get(path)
+            && self.linked_files.remove(&id)
+        {
+            let file = self.tree.open_file(path)?;
+            let meta = self.table.meta_mut(path).map(|meta| meta.clone()).unwrap_or_default();
+            self.put_file(path, FileContent::CopyOf { file: &file, expected: None }, &meta)?;
+        }
+        Ok(())
+    }
+
+    fn copy_up_file(&mut self, path: &TreePath) -> Result<FileId, SnapshotError> {
+        self.take_over(path)?;
         match self.table.get(path) {
             Some(Slot::File(id)) => Ok(id),
             _ => Err(SnapshotError::NotARegularFile { path: path.display() }),

@@ -222,7 +222,8 @@ fn links_to_committed_files_are_made_only_where_they_are_right() {
     let source = stack.layers[0].join("d/1");
     let digest = Sha256Digest::of(b"d/1");
     let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&fs::metadata(path).expect("stat"));
-    let mut from = LinkSource::open(&stack.layers[0]).expect("open");
+    let stack_layer = stack.layers[0].clone();
+    let mut from = LinkSource::open(&stack_layer).expect("open");
     // As after a RUN that set an attribute which is no part of its layer.
     let marked = stack.layers[0].join("d/2");
     let has_attributes = rustix::fs::setxattr(&marked, "user.mark", b"1", rustix::fs::XattrFlags::empty()).is_ok();
@@ -243,6 +244,18 @@ fn links_to_committed_files_are_made_only_where_they_are_right() {
         assert!(!has_attributes || !link("has-attribute", "d/2", 3, &file()));
     });
     assert_eq!(inode(&stack.layers[1].join("linked")), inode(&source));
+    // What a later change would do to both makes it a copy.
+    stack.write(|writer| {
+        let listed = ListedFile { path: &path("d/1"), size: 3, digest };
+        for name in ["changed", "named"] {
+            let mut from = LinkSource::open(&stack_layer).expect("open");
+            assert_eq!(writer.link_file(&path(name), &mut from, listed, &file()).expect("link_file"), name == "changed", "an inode once");
+        }
+        writer.set_meta(&path("changed"), &Meta { mode: 0o600, ..file() }).expect("set_meta");
+    });
+    let mode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::mode(&fs::metadata(path).expect("stat")) & 0o7777;
+    assert_eq!((mode(&source), mode(&stack.layers[2].join("changed"))), (0o644, 0o600));
+    assert_eq!(stack.tocs[2].file(&path("changed")).map(|(_, found, meta)| (found, meta.mode)), Some((digest, 0o600)));
     let names: Vec<String> = stack.tocs[1].entries.iter().map(|entry| entry.path.display()).collect();
     assert_eq!(names, ["/", "/linked"]);
     assert!(stack.tocs[1].entries.iter().all(|entry| !matches!(entry.node, Node::Hardlink { .. })), "the store's links are no groups of the layer's");

@@ -302,6 +302,10 @@ impl Copier<'_> {
 
     /// Makes `target` another name of the file that a layer holds already, if one does and it may be.
     fn link(&mut self, target: &TreePath, entry: &Entry, listed: ListedFile<'_>, source: &Source<'_>, meta: &Meta) -> Result<bool, StepError> {
+        // The second name of a group would be one more link, with no batch open: groups are rare, they are copied.
+        if matches!(entry.node, EntryNode::File { group: Some(_), .. }) {
+            return Ok(false);
+        }
         match source {
             Source::Stack { dirs, .. } => match entry.layer.and_then(|layer| dirs.get(layer)) {
                 Some(fs) if *meta == entry.meta => self.links.link(self.writer, target, fs, listed, meta),
