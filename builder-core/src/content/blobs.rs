@@ -31,6 +31,12 @@ impl BlobStore {
         Self { dir, tmp, process_dir, db, next: AtomicU64::new(0) }
     }
 
+    /// Where blobs lie, each under its digits.
+    #[must_use]
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Where the blob lies or would lie.
     #[must_use]
     pub fn path(&self, digest: &Sha256Digest) -> PathBuf {

@@ -6,6 +6,7 @@
 //! <root>/v1/mounts/…               cache mounts (chains of layers)
 //! <root>/v1/logs/…                 complete logs of steps
 //! <root>/v1/contexts/…             stat indexes of local contexts
+//! <root>/v1/pieces/…               which piece of a layer lies compressed in which blob
 //! <root>/v1/db                     the database: records, images, what is durable (`db.new`: held while its tables are made)
 //! <root>/v1/ids                    which user ids its files are made with
 //! <root>/v1/locks/…                byte ranges that stand for keys, and for layers in use
@@ -246,6 +247,12 @@ impl Store {
     #[must_use]
     pub fn contexts_dir(&self) -> &Path {
         &self.contexts
+    }
+
+    /// Where it is remembered what pieces of layers became when they were compressed. Made when there is something to remember.
+    #[must_use]
+    pub(crate) fn pieces_dir(&self) -> PathBuf {
+        self.base.join("pieces")
     }
 
     /// OCI blobs.

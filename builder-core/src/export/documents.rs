@@ -6,7 +6,7 @@ use std::sync::Arc;
 use builder_snapshot::StopSignal;
 use builder_snapshot::layer::TimePolicy;
 use builder_snapshot::toc::LayerId;
-use futures_util::future::join_all;
+use futures_util::future::try_join_all;
 
 use super::annotations::Annotations;
 use super::push::Pushing;
@@ -154,8 +154,8 @@ pub(super) async fn make(
     }
     progress.status("exporting layers", 0, 0, false);
     let permits = tokio::sync::Semaphore::new(layer::threads());
-    let made = join_all(images.iter().map(|image| layers(form, image, store, sources, push, &permits, progress))).await;
-    let made = made.into_iter().collect::<Result<Vec<_>, _>>()?;
+    // The first failure ends the rest: nothing more is pushed of an image that will not be there.
+    let made = try_join_all(images.iter().map(|image| layers(form, image, store, sources, push, &permits, progress))).await?;
     progress.status("exporting layers", 0, 0, true);
     let mut all = Vec::with_capacity(images.len());
     for (image, layers) in images.iter().zip(made) {
@@ -303,7 +303,7 @@ async fn layers(
             Ok::<_, ExportError>(packed)
         }
     });
-    join_all(work.collect::<Vec<_>>()).await.into_iter().collect()
+    try_join_all(work.collect::<Vec<_>>()).await
 }
 
 /// The blobs of layers, with those of foreign layers left where they are.

@@ -15,8 +15,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use builder_snapshot::cache_mount::{self, CacheLease, CacheMounts, Published, Seed};
-use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::diagnosis::Lack;
+use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
     self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
@@ -168,7 +168,9 @@ fn exec_failed(error: &ExecError, masker: &Masker) -> StepError {
 fn mount_failed(error: SnapshotError) -> StepError {
     match error {
         // A full disk is no forbidding machine.
-        SnapshotError::Mount { ref source, .. } if source.kind() != std::io::ErrorKind::StorageFull => StepError::Machine { message: error.to_string(), help: None },
+        SnapshotError::Mount { ref source, .. } if source.kind() != std::io::ErrorKind::StorageFull => {
+            StepError::Machine { message: error.to_string(), help: None }
+        }
         other => text(other),
     }
 }

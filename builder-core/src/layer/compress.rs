@@ -1,33 +1,22 @@
-//! Layers as blobs: the tar of a layer, hashed and compressed in one pass, remembered by what it was made from.
-//!
-//! The stream is cut at points that its content decides, and every piece is compressed as a whole by a compressor of its own. So the
-//! bytes depend neither on how the stream was written nor on how many threads compress, which streaming encoders do not promise
-//! (flate2's output changes with the sizes of writes, and a compressor that was reset remembers what it did before).
+//! Compression in pieces: the stream is cut at points that its content decides, and every piece is compressed as a whole by a compressor of
+//! its own. So the bytes depend neither on how the stream was written nor on how many threads compress, which streaming encoders do not
+//! promise (flate2's output changes with the sizes of writes, and a compressor that was reset remembers what it did before).
 //!
 //! gzip pieces are joined to one member: raw deflate blocks that end at a byte, with the checksums combined. zstd pieces are frames.
-//!
-//! # Invariants
-//! - Same tar, same compression, same [`WRITER`]: same bytes.
-//! - Memory is bounded by threads × [`MAX_PIECE_BYTES`], whatever the layer's size.
 
 use std::collections::VecDeque;
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, Write};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use builder_snapshot::layer::{self, TimePolicy};
-use builder_snapshot::stop::Stoppable;
-use builder_snapshot::toc::LayerId;
-use builder_snapshot::{Hasher, LayerError, Sha256Digest, StopSignal};
+use builder_snapshot::layer;
+use builder_snapshot::{Hasher, Sha256Digest};
 use flate2::{Compress, Crc, FlushCompress, Status};
 
-use crate::cache::{LayerBlob, LayerForm};
-use crate::content::{Store, StoreError};
+use super::pieces::{Memory, Piece};
 use crate::oci::DiffId;
-use crate::oci::media::Packing;
 use crate::request::Compression;
-use crate::tripwire::{self, Found, Tripwire, Watched};
 
 /// Version of everything that decides the bytes of a blob, the compressors' versions included (flate2 1.1 with zlib-rs 0.6, zstd 1.5.7,
 /// this module's cuts): goes up with any of them.
@@ -46,221 +35,6 @@ const MAX_THREADS: usize = 8;
 /// A gzip member's header: deflate, no name, no time, unknown system.
 const GZIP_HEADER: [u8; 10] = [0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 255];
 
-/// Why a layer could not be made into a blob.
-#[derive(Debug, thiserror::Error)]
-pub enum LayerBlobError {
-    /// The tar could not be written.
-    #[error(transparent)]
-    Layer(#[from] LayerError),
-    /// The store failed.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// Compressing or writing failed.
-    #[error("cannot write a layer's blob: {0}")]
-    Io(#[from] io::Error),
-    /// It holds the value of a secret.
-    #[error("the value of secret {id} is {form} in the file {file}")]
-    Secret {
-        /// The secret's id.
-        id: String,
-        /// As what.
-        form: &'static str,
-        /// In which file of the layer.
-        file: String,
-    },
-}
-
-/// The blob of layer `id` in `form`: found, or made with `threads` threads, and in both cases searched by `tripwire`. Blocks.
-///
-/// # Errors
-/// A layer that is not as listed, a full disk, a secret.
-pub fn layer_blob(
-    store: &Store,
-    id: LayerId,
-    times: TimePolicy,
-    compression: Compression,
-    threads: usize,
-    tripwire: Option<&Tripwire>,
-    stop: &StopSignal,
-) -> Result<LayerBlob, LayerBlobError> {
-    let form = LayerForm { times, compression, writer: WRITER };
-    if let Some(known) = store.db().layer_blob(id, &form)?
-        && store.blobs().has(&known.digest)
-    {
-        search(store, id, times, tripwire, stop)?;
-        return Ok(known);
-    }
-    let mut blob = store.blobs().writer()?;
-    let mut writer = Stoppable::new(Compressor::new(compression, threads, &mut blob), stop.clone());
-    write_watched(store, id, times, tripwire, &mut writer)?;
-    let diff_id = writer.into_inner().finish()?;
-    let (digest, size) = blob.finish(None)?;
-    let made = LayerBlob { diff_id, digest, size };
-    store.db().put_layer_blob(id, &form, &made)?;
-    Ok(made)
-}
-
-/// Writes the tar of a layer, and fails with the place if it holds a secret.
-fn write_watched(store: &Store, id: LayerId, times: TimePolicy, tripwire: Option<&Tripwire>, out: &mut dyn Write) -> Result<(), LayerBlobError> {
-    let toc = store.read_toc(id)?;
-    let fs = store.layer_fs(id);
-    let mut watched = Watched::new(tripwire, out);
-    let written = layer::write_tar(&toc, &fs, times, &mut watched);
-    if let Some(Found { id: secret, form, offset }) = watched.finish() {
-        let again = |out: &mut dyn Write| {
-            // It was written a moment ago; if it cannot be now, the file is not named.
-            drop(layer::write_tar(&toc, &fs, times, out));
-        };
-        let file = tripwire::entry_at(offset, again).map_or_else(|| "(unknown)".to_owned(), |name| format!("/{name}"));
-        return Err(LayerBlobError::Secret { id: secret, form, file });
-    }
-    Ok(written.inspect_err(|error| forget_if_damaged(store, id, error))?)
-}
-
-/// Searches a layer whose blob is there already, from an earlier build that may have lent other secrets, or none.
-fn search(store: &Store, id: LayerId, times: TimePolicy, tripwire: Option<&Tripwire>, stop: &StopSignal) -> Result<(), LayerBlobError> {
-    if tripwire.is_none() {
-        return Ok(());
-    }
-    write_watched(store, id, times, tripwire, &mut Stoppable::new(io::sink(), stop.clone()))
-}
-
-/// A layer that somebody changed in the store is made again when it is needed next.
-fn forget_if_damaged(store: &Store, id: LayerId, error: &LayerError) {
-    if matches!(error, LayerError::NotAsListed { .. }) {
-        store.forget_layer(id);
-    }
-}
-
-/// What the blob of layer `id` would be called if it were not compressed: nothing is kept but the answer. Blocks.
-///
-/// # Errors
-/// As [`layer_blob`].
-pub fn layer_name(
-    store: &Store,
-    id: LayerId,
-    times: TimePolicy,
-    tripwire: Option<&Tripwire>,
-    stop: &StopSignal,
-) -> Result<LayerBlob, LayerBlobError> {
-    let form = LayerForm { times, compression: Compression::Uncompressed, writer: WRITER };
-    if let Some(known) = store.db().layer_blob(id, &form)? {
-        search(store, id, times, tripwire, stop)?;
-        return Ok(known);
-    }
-    let mut out = Counter(0);
-    let mut writer = Stoppable::new(Compressor::new(Compression::Uncompressed, 1, &mut out), stop.clone());
-    write_watched(store, id, times, tripwire, &mut writer)?;
-    let diff_id = writer.into_inner().finish()?;
-    let named = LayerBlob { diff_id, digest: diff_id.0, size: out.0 };
-    store.db().put_layer_blob(id, &form, &named)?;
-    Ok(named)
-}
-
-/// The layer in blob `digest` in another compression: found, or made with `threads` threads. Blocks.
-///
-/// # Errors
-/// A blob that is damaged, a full disk.
-pub fn recompressed(
-    store: &Store,
-    layer: DiffId,
-    digest: &Sha256Digest,
-    compression: Compression,
-    threads: usize,
-    stop: &StopSignal,
-) -> Result<LayerBlob, LayerBlobError> {
-    let form = LayerForm { times: TimePolicy::Keep, compression, writer: WRITER };
-    let id = LayerId(layer.0);
-    if let Some(known) = store.db().layer_blob(id, &form)?
-        && store.blobs().has(&known.digest)
-    {
-        return Ok(known);
-    }
-    let mut packed = BufReader::with_capacity(64 * 1024, store.blobs().open(digest)?);
-    let mut tar = Stoppable::new(Unpacked::new(&mut packed)?, stop.clone());
-    let mut blob = store.blobs().writer()?;
-    let mut writer = Compressor::new(compression, threads, &mut blob);
-    io::copy(&mut tar, &mut writer)?;
-    let found = writer.finish()?;
-    if found != layer {
-        return Err(io::Error::other(format!("the blob {digest} unpacks to {}, expected {}", found.0, layer.0)).into());
-    }
-    let (digest, size) = blob.finish(None)?;
-    let made = LayerBlob { diff_id: layer, digest, size };
-    store.db().put_layer_blob(id, &form, &made)?;
-    Ok(made)
-}
-
-struct Counter(u64);
-
-impl Write for Counter {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0 += bytes.len() as u64;
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Reads a layer's blob as the tar that is in it, whatever packs it.
-pub(crate) enum Unpacked<'a, R: BufRead> {
-    Plain(Whole<'a, R>),
-    Gzip(Box<flate2::bufread::MultiGzDecoder<Whole<'a, R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Whole<'a, R>>>),
-}
-
-/// A blob whose first bytes have been looked at.
-type Whole<'a, R> = io::Chain<io::Take<io::Cursor<[u8; SNIFFED_BYTES]>>, &'a mut R>;
-
-/// Bytes that tell how a blob is packed.
-const SNIFFED_BYTES: usize = 4;
-
-impl<'a, R: BufRead> Unpacked<'a, R> {
-    /// Looks at the first bytes.
-    pub(crate) fn new(packed: &'a mut R) -> io::Result<Self> {
-        let mut start = [0; SNIFFED_BYTES];
-        // They may come one by one.
-        let mut size = 0;
-        while size < SNIFFED_BYTES {
-            match packed.read(&mut start[size..]) {
-                Ok(0) => break,
-                Ok(n) => size += n,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let packing = Packing::sniff(&start[..size]);
-        let whole = io::Cursor::new(start).take(size as u64).chain(packed);
-        Ok(match packing {
-            Packing::Plain => Self::Plain(whole),
-            Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
-            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
-        })
-    }
-}
-
-impl<R: BufRead> Read for Unpacked<'_, R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(from) => from.read(buffer),
-            Self::Gzip(from) => from.read(buffer),
-            Self::Zstd(from) => from.read(buffer),
-        }
-    }
-}
-
-/// How a blob of `compression` is packed.
-#[must_use]
-pub fn packing(compression: Compression) -> Packing {
-    match compression {
-        Compression::Uncompressed => Packing::Plain,
-        Compression::Gzip { .. } => Packing::Gzip,
-        Compression::Zstd { .. } => Packing::Zstd,
-    }
-}
-
 /// Threads worth using for one stream on this machine.
 #[must_use]
 pub fn threads() -> usize {
@@ -277,6 +51,10 @@ pub struct Compressor<W: Write> {
     crc: Crc,
     workers: Workers,
     begun: bool,
+    /// Bytes that went to `out`.
+    written: u64,
+    /// Pieces that were compressed, and where they lie in what went to `out`.
+    pieces: Vec<Piece>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -290,6 +68,8 @@ enum Codec {
 struct Packed {
     bytes: Vec<u8>,
     crc: Crc,
+    /// Digests of what went in and of what came out, if that is new and worth remembering.
+    new: Option<(Sha256Digest, Sha256Digest)>,
 }
 
 impl<W: Write> Compressor<W> {
@@ -301,14 +81,25 @@ impl<W: Write> Compressor<W> {
             Compression::Zstd { level } => Codec::Zstd(level.unwrap_or(3).clamp(1, 22)),
         };
         let workers = Workers::new(codec, threads.clamp(1, MAX_THREADS));
-        Self { out, codec, hasher: Hasher::new(), piece: Vec::new(), gear: 0, crc: Crc::new(), workers, begun: false }
+        Self { out, codec, hasher: Hasher::new(), piece: Vec::new(), gear: 0, crc: Crc::new(), workers, begun: false, written: 0, pieces: Vec::new() }
+    }
+
+    /// The same, taking pieces that were compressed before from where they lie.
+    pub(super) fn with_memory(mut self, memory: Arc<Memory>) -> Self {
+        self.workers.memory = Some(memory);
+        self
     }
 
     /// Writes what is left; returns the digest of all that was written to the compressor.
     ///
     /// # Errors
     /// What compressing or `out` fails with.
-    pub fn finish(mut self) -> io::Result<DiffId> {
+    pub fn finish(self) -> io::Result<DiffId> {
+        Ok(self.finish_with_pieces()?.0)
+    }
+
+    /// The same; returns the pieces that were compressed as well.
+    pub(super) fn finish_with_pieces(mut self) -> io::Result<(DiffId, Vec<Piece>)> {
         if !matches!(self.codec, Codec::Plain) {
             self.begin()?;
             let last = std::mem::take(&mut self.piece);
@@ -329,12 +120,13 @@ impl<W: Write> Compressor<W> {
             }
         }
         self.out.flush()?;
-        Ok(DiffId(self.hasher.finish()))
+        Ok((DiffId(self.hasher.finish()), self.pieces))
     }
 
     fn begin(&mut self) -> io::Result<()> {
         if !self.begun && matches!(self.codec, Codec::Gzip(_)) {
             self.out.write_all(&GZIP_HEADER)?;
+            self.written += GZIP_HEADER.len() as u64;
         }
         self.begun = true;
         Ok(())
@@ -342,6 +134,10 @@ impl<W: Write> Compressor<W> {
 
     fn put(&mut self, packed: Packed) -> io::Result<()> {
         self.crc.combine(&packed.crc);
+        if let (Some((input, output)), Ok(length)) = (packed.new, u32::try_from(packed.bytes.len())) {
+            self.pieces.push(Piece { input, output, offset: self.written, length });
+        }
+        self.written += packed.bytes.len() as u64;
         self.out.write_all(&packed.bytes)
     }
 
@@ -413,6 +209,27 @@ static GEAR: [u64; 256] = {
     table
 };
 
+/// The piece as it was compressed before, or as it is compressed now.
+fn pack_or_recall(codec: Codec, input: &[u8], last: bool, memory: Option<&Memory>) -> io::Result<Packed> {
+    // The last piece of a gzip stream ends differently; there is one a stream.
+    let Some(memory) = memory.filter(|_| !last) else { return pack(codec, input, last) };
+    let digest = Sha256Digest::of(input);
+    match memory.recall(&digest) {
+        Some(bytes) => {
+            let mut crc = Crc::new();
+            if matches!(codec, Codec::Gzip(_)) {
+                crc.update(input);
+            }
+            Ok(Packed { bytes, crc, new: None })
+        }
+        None => {
+            let packed = pack(codec, input, last)?;
+            let new = Some((digest, Sha256Digest::of(&packed.bytes)));
+            Ok(Packed { new, ..packed })
+        }
+    }
+}
+
 /// Compresses one piece with a fresh compressor, in one call.
 fn pack(codec: Codec, input: &[u8], last: bool) -> io::Result<Packed> {
     let mut crc = Crc::new();
@@ -433,7 +250,7 @@ fn pack(codec: Codec, input: &[u8], last: bool) -> io::Result<Packed> {
             output
         }
     };
-    Ok(Packed { bytes, crc })
+    Ok(Packed { bytes, crc, new: None })
 }
 
 struct Job {
@@ -446,6 +263,7 @@ struct Job {
 struct Workers {
     codec: Codec,
     limit: usize,
+    memory: Option<Arc<Memory>>,
     jobs: Option<SyncSender<Job>>,
     queue: Arc<Mutex<Option<Receiver<Job>>>>,
     threads: Vec<JoinHandle<()>>,
@@ -455,7 +273,7 @@ struct Workers {
 
 impl Workers {
     fn new(codec: Codec, limit: usize) -> Self {
-        Self { codec, limit, jobs: None, queue: Arc::default(), threads: Vec::new(), under_way: VecDeque::new(), submitted: false }
+        Self { codec, limit, memory: None, jobs: None, queue: Arc::default(), threads: Vec::new(), under_way: VecDeque::new(), submitted: false }
     }
 
     /// Whether any piece was ever submitted.
@@ -476,8 +294,8 @@ impl Workers {
         }
         // One thread more for each piece that finds the others busy, up to the limit.
         if self.threads.len() < self.limit {
-            let (queue, codec) = (Arc::clone(&self.queue), self.codec);
-            self.threads.push(std::thread::Builder::new().name("compress".into()).spawn(move || work(codec, &queue))?);
+            let (queue, codec, memory) = (Arc::clone(&self.queue), self.codec, self.memory.clone());
+            self.threads.push(std::thread::Builder::new().name("compress".into()).spawn(move || work(codec, memory.as_deref(), &queue))?);
         }
         let (reply, answer) = sync_channel(1);
         let gone = || io::Error::other("the compressing threads are gone");
@@ -504,7 +322,7 @@ impl Drop for Workers {
     }
 }
 
-fn work(codec: Codec, queue: &Mutex<Option<Receiver<Job>>>) {
+fn work(codec: Codec, memory: Option<&Memory>, queue: &Mutex<Option<Receiver<Job>>>) {
     loop {
         // The lock is held while waiting: the other threads wait for it instead of the queue, which is the same.
         let job = {
@@ -513,18 +331,20 @@ fn work(codec: Codec, queue: &Mutex<Option<Receiver<Job>>>) {
         };
         let Some(job) = job else { return };
         // Nobody waits any more when the writer gave up.
-        drop(job.reply.send(pack(codec, &job.input, job.last)));
+        drop(job.reply.send(pack_or_recall(codec, &job.input, job.last, memory)));
     }
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use std::io::Read as _;
+
     use proptest::prelude::*;
 
     use super::*;
 
     /// Bytes that compress somewhat and have no period.
-    fn sample(len: usize, seed: u64) -> Vec<u8> {
+    pub(in super::super) fn sample(len: usize, seed: u64) -> Vec<u8> {
         let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
         (0..len)
             .map(|n| {
@@ -605,26 +425,6 @@ mod tests {
         let (before, after) = (pieces(&data), pieces(&changed));
         let same = before.iter().filter(|piece| after.contains(piece)).count();
         assert!(before.len() > 5 && same + 2 >= before.len(), "{same} of {} pieces are the same", before.len());
-    }
-
-    #[test]
-    fn blobs_that_come_byte_by_byte_are_known_as_well() {
-        struct Drip<'a>(&'a [u8]);
-        impl Read for Drip<'_> {
-            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-                let n = 1.min(buffer.len());
-                self.0.read(&mut buffer[..n])
-            }
-        }
-        for data in [sample(5_000, 1), Vec::new()] {
-            for compression in ALL {
-                let packed = compress(&data, compression, 1, &[usize::MAX]);
-                let mut reader = BufReader::new(Drip(&packed));
-                let mut found = Vec::new();
-                Unpacked::new(&mut reader).expect("begun").read_to_end(&mut found).expect("read");
-                assert!(found == data, "{compression:?}");
-            }
-        }
     }
 
     #[test]
