@@ -40,18 +40,30 @@ impl ExitCode {
             BuildError::Cancelled => Self::Cancelled,
             BuildError::Internal(_) => Self::Internal,
             BuildError::Step { cause: StepError::Machine { .. }, .. } => Self::Machine,
-            other if is_exhaustion(&other.to_string()) => Self::ResourceExhausted,
-            _ => Self::Failure,
+            other => Self::of_message(&other.to_string()),
         }
+    }
+
+    /// What an error ends with that has nothing but its words.
+    pub(crate) fn of_message(message: &str) -> Self {
+        if is_exhaustion(message) { Self::ResourceExhausted } else { Self::Failure }
     }
 }
 
 /// Whether a message speaks of a full disk or no memory. Words, because the kernel's answer has passed through several layers of messages by here
 /// and each of them keeps it.
 fn is_exhaustion(message: &str) -> bool {
-    ["os error 28", "No space left on device", "os error 12", "Cannot allocate memory", "os error 122", "Disk quota exceeded"]
-        .iter()
-        .any(|words| message.contains(words))
+    remedy(message).is_some()
+}
+
+/// What to do about a full disk or a lack of memory that a message speaks of.
+pub(crate) fn remedy(message: &str) -> Option<&'static str> {
+    let says = |words: &[&str]| words.iter().any(|words| message.contains(words));
+    if says(&["os error 28", "No space left on device", "os error 122", "Disk quota exceeded"]) {
+        return Some("free some room on that disk, or use a store on another one (--root or RBUILD_ROOT); what was finished is kept");
+    }
+    let is_memory = says(&["os error 12)", "Cannot allocate memory"]);
+    is_memory.then_some("the machine, or its control group, has no memory left: give it more, or run fewer builds at once")
 }
 
 #[cfg(test)]

@@ -96,7 +96,7 @@ fn run() -> ExitCode {
 
 fn refuse(error: &anyhow::Error, palette: &Palette) -> ExitCode {
     commands::build::say(&render::usage(error, palette));
-    ExitCode::Failure
+    ExitCode::of_message(&format!("{error:#}"))
 }
 
 /// What clap has to say: help on standard output, a wrong command line as an error of ours.

@@ -61,6 +61,19 @@ pub enum StepError {
     /// A file that an instruction names is not there.
     #[error("{0}")]
     MissingSource(Box<MissingSource>),
+    /// The same, on a disk without room.
+    #[error(
+        "process {process:?} did not complete successfully: exit code: {code}; the disk of the store {} is full: No space left on device",
+        store.display()
+    )]
+    DiskFull {
+        /// As in [`StepError::ExitCode`].
+        process: String,
+        /// As there.
+        code: i32,
+        /// The store's root.
+        store: PathBuf,
+    },
     /// Everything else: a fragment that says what, where and what to do.
     #[error("{message}")]
     Other {
@@ -103,7 +116,7 @@ impl StepError {
     #[must_use]
     pub fn help(&self) -> Option<&str> {
         match self {
-            Self::ExitCode { .. } => None,
+            Self::ExitCode { .. } | Self::DiskFull { .. } => None,
             Self::MissingSource(missing) => missing.help.as_deref(),
             Self::Machine { help, .. } | Self::Other { help, .. } => help.as_deref(),
         }

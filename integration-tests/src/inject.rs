@@ -38,6 +38,15 @@ pub enum Fault {
         /// Counts calls there only.
         site: Option<String>,
     },
+    /// A line of shell is carried out before the `at`-th call at `site`.
+    Shell {
+        /// Which.
+        at: usize,
+        /// The line.
+        line: String,
+        /// Where.
+        site: String,
+    },
     /// SIGTERM before the `at`-th call.
     Terminate {
         /// Which.
@@ -93,6 +102,7 @@ pub fn with(build: Build, fault: &Fault, report: &Path) -> Build {
         Fault::Interrupt { at, again, site } => {
             ["int".into(), at.to_string(), again.unwrap_or(0).to_string()].into_iter().chain(site.clone()).collect()
         }
+        Fault::Shell { at, line, site } => vec!["shell".into(), at.to_string(), line.clone(), site.clone()],
         Fault::Terminate { at } => vec!["term".into(), at.to_string()],
     };
     let program = build.program();

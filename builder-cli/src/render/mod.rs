@@ -18,6 +18,7 @@ use builder_frontend::source::SourceFile;
 
 pub(crate) use snippet::diagnostic;
 
+use crate::exit_code;
 use crate::progress::clean;
 use crate::progress::palette::Palette;
 
@@ -63,8 +64,8 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) 
     }
     let message = clean_lines(&error.to_string());
     let _ = writeln!(text, "{} failed to build: failed to solve: {message}", Palette::paint(&palette.error, "ERROR:"));
-    if let Some(help) = help {
-        let _ = writeln!(text, "  = help: {}", clean_lines(&help));
+    if let Some(help) = help.as_deref().or_else(|| exit_code::remedy(&message)) {
+        let _ = writeln!(text, "  = help: {}", clean_lines(help));
     }
     if let BuildError::Internal(_) = error {
         text.push_str("  = help: this is a fault of rbuild; please report it with the Dockerfile and this message\n");

@@ -11,6 +11,7 @@ pub(crate) fn diagnostic(location: Option<&SourceLocation>, cause: &StepError) -
     let (code, subject) = match cause {
         StepError::ExitCode { .. } => ("exit-code", None),
         StepError::MissingSource(missing) => ("missing-source", Some(missing.path.as_str())),
+        StepError::DiskFull { .. } => ("disk-full", None),
         StepError::Machine { .. } => ("machine", None),
         // Messages put what they are about in quotes.
         StepError::Other { message, .. } => ("step", message.split('"').nth(1)),

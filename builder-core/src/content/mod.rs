@@ -65,7 +65,7 @@ const CACHED_TOC_ENTRIES: usize = 40_000;
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// A file operation failed.
-    #[error("cannot {action} {path:?}: {source}")]
+    #[error("cannot {action} {path:?}: {source}{}", remedy(source.raw_os_error()))]
     Io {
         /// What was done.
         action: &'static str,
@@ -124,8 +124,34 @@ pub enum StoreError {
     },
 }
 
+/// Less room than this is none: what programs write at once does not fit any more.
+const FULL_BYTES: u64 = 256 * 1024;
+
+/// Whether the disk of `path`, or of the directory it is in, has so little room that whoever failed to write there probably failed for that.
+pub(crate) fn is_full(path: &Path) -> bool {
+    let disk = rustix::fs::statvfs(path).or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path)));
+    disk.is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < FULL_BYTES || (disk.f_files > 0 && disk.f_favail == 0))
+}
+
+/// What to do about a store that cannot be written to.
+fn remedy(errno: Option<i32>) -> &'static str {
+    use nix::libc::{EACCES, EPERM, EROFS};
+
+    match errno {
+        Some(EACCES | EPERM | EROFS) => "; make the store writable for the user who builds, or use another one (--root or RBUILD_ROOT)",
+        _ => "",
+    }
+}
+
 fn database_remedy(error: &rusqlite::Error, path: &Path) -> String {
+    use nix::libc::EACCES;
+    use rusqlite::ErrorCode;
+
     match error.sqlite_error_code() {
+        // SQLite has words of its own for what the system said.
+        Some(ErrorCode::DiskFull) => ": No space left on device".to_owned(),
+        Some(ErrorCode::SystemIoFailure) if is_full(path) => ": No space left on device".to_owned(),
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => remedy(Some(EACCES)).to_owned(),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             format!("; remove {} and build again: steps run once more, nothing else is lost", path.display())
         }
@@ -215,6 +241,12 @@ impl Store {
     #[must_use]
     pub fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    /// Its directory, as it was opened.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        self.base.parent().unwrap_or(&self.base)
     }
 
     /// Where layers lie: `<hex of the layer id>/{fs,toc}`.

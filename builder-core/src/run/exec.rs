@@ -11,10 +11,9 @@ use std::fmt::Write as _;
 use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use builder_snapshot::cache_mount::{self, CacheLease, CacheMounts, Published, Seed};
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
@@ -24,13 +23,14 @@ use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, Isolation};
-use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
+use builder_snapshot::{SnapshotError, TreePath};
 
+use super::caches::{Caches, Origin};
 use super::log::{LogEnd, LogTarget, Masker, StepLog};
 use super::ssh::AgentProxy;
-use crate::content::Store;
+use crate::content::{Store, is_full};
 use crate::error::StepError;
-use crate::graph::{ExecOp, Mount, MountKind, Network, Security, Sharing};
+use crate::graph::{ExecOp, Mount, MountKind, Network, Security};
 use crate::request::Entitlement;
 use crate::secret::Secret;
 
@@ -179,7 +179,7 @@ fn mount_failed(error: SnapshotError) -> StepError {
 #[derive(Default)]
 struct Held {
     snapshots: Vec<ActiveSnapshot>,
-    leases: Vec<(String, CacheLease)>,
+    caches: Caches,
     agents: Vec<AgentProxy>,
 }
 
@@ -212,11 +212,12 @@ impl Execution<'_> {
         let started = now();
         let mut targets = stubs::standard_targets();
         targets.retain(|(target, kind)| *kind != StubKind::Dir || !keep_directory(&snapshot, &tree, target));
-        let mut held = Held::default();
+        let origin = Origin { inputs: self.inputs, store: self.store, clear: self.clear_cache };
+        let mut held = Held { caches: Caches::take(self.op, &origin, cancel)?, ..Held::default() };
         let mut mounts = Vec::with_capacity(self.op.mounts.len());
         for mount in &self.op.mounts {
             let target = TreePath::clipped(&mount.target).map_err(text)?;
-            let Some(prepared) = self.prepare_mount(mount, cancel, &mut held)? else { continue };
+            let Some(prepared) = self.prepare_mount(mount, &mut held)? else { continue };
             targets.push((target.clone(), prepared.stub));
             mounts.push(SandboxMount { target, source: prepared.source, read_only: prepared.read_only });
         }
@@ -247,15 +248,15 @@ impl Execution<'_> {
         let end = exec::run(spec, log, Some(cancel)).map_err(|e| exec_failed(&e, masker));
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
-            publish_caches(held.leases, self.target.as_ref());
+            held.caches.publish(self.target.as_ref());
         }
         drop(held.agents);
         drop(held.snapshots);
         drop(lease);
         match end? {
             ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
-            ExitReport::Exited(code) => Err(self.exit_code(code, masker)),
-            ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker)),
+            ExitReport::Exited(code) => Err(self.exit_code(code, masker, snapshot.upper())),
+            ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker, snapshot.upper())),
             ExitReport::OutOfMemory => Err(StepError::Other {
                 message: format!("process {:?} did not complete successfully: out of memory", mask_text(masker, &self.op.argv.join(" "))),
                 help: Some("the kernel killed it; give the machine or its control group more memory, or run fewer steps at once".to_owned()),
@@ -264,8 +265,10 @@ impl Execution<'_> {
         }
     }
 
-    fn exit_code(&self, code: i32, masker: &Masker) -> StepError {
-        StepError::ExitCode { process: mask_text(masker, &self.op.argv.join(" ")), code }
+    /// What the process had written is still in `upper`: if the disk is full now, that may be why it failed.
+    fn exit_code(&self, code: i32, masker: &Masker, upper: &Path) -> StepError {
+        let process = mask_text(masker, &self.op.argv.join(" "));
+        if is_full(upper) { StepError::DiskFull { process, code, store: self.store.root().to_owned() } } else { StepError::ExitCode { process, code } }
     }
 
     fn used_secrets(&self) -> impl Iterator<Item = &Secret> {
@@ -294,10 +297,12 @@ impl Execution<'_> {
         env
     }
 
-    fn prepare_mount(&self, mount: &Mount, cancel: &Cancel, held: &mut Held) -> Result<Option<Prepared>, StepError> {
+    fn prepare_mount(&self, mount: &Mount, held: &mut Held) -> Result<Option<Prepared>, StepError> {
         Ok(Some(match &mount.kind {
             MountKind::Bind { input, source, writable } => self.prepare_bind(*input, source, *writable, held)?,
-            MountKind::Cache { .. } => self.prepare_cache(mount, cancel, held)?,
+            MountKind::Cache { read_only, .. } => {
+                Prepared { stub: StubKind::Dir, source: whole(held.caches.view(mount, self.inputs)?), read_only: *read_only }
+            }
             MountKind::Tmpfs { size_bytes } => {
                 Prepared { stub: StubKind::Dir, source: SandboxMountSource::Tmpfs { size_bytes: *size_bytes, mode: 0o1777 }, read_only: false }
             }
@@ -339,31 +344,6 @@ impl Execution<'_> {
         held.snapshots.push(snapshot);
         Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath: resolution.path }, read_only: !writable })
     }
-
-    fn prepare_cache(&self, mount: &Mount, cancel: &Cancel, held: &mut Held) -> Result<Prepared, StepError> {
-        let MountKind::Cache { id, sharing, from, source, read_only, mode, uid, gid } = &mount.kind else {
-            return Err(StepError::other("a mount that is no cache was prepared as one"));
-        };
-        let tmp = self.store.tmp_dir().map_err(text)?;
-        let caches = CacheMounts::open(self.store.mounts_dir(), tmp).map_err(text)?;
-        let lowers = from.map(|input| self.inputs[input].clone()).unwrap_or_default();
-        // Another owner, mode or origin is another directory (`features.md` A8.5).
-        let identity = format!("{id}\n{mode:o} {uid} {gid}\n{}\n{lowers:?}", source.display());
-        let name = Sha256Digest::of(identity.as_bytes()).hex();
-        if (self.clear_cache)(&name) {
-            caches.clear(&name).map_err(text)?;
-        }
-        let seed = Seed { lowers, subpath: source.clone(), mode: *mode, uid: *uid, gid: *gid };
-        let sharing = match sharing {
-            Sharing::Shared => cache_mount::Sharing::Shared,
-            Sharing::Private => cache_mount::Sharing::Private,
-            Sharing::Locked => cache_mount::Sharing::Locked,
-        };
-        let lease = caches.acquire(&name, sharing, &seed, Some(cancel)).map_err(text)?;
-        let view = lease.mount().map_err(text)?;
-        held.leases.push((mount.target.clone(), lease));
-        Ok(Prepared { stub: StubKind::Dir, source: whole(view), read_only: *read_only })
-    }
 }
 
 /// /proc, /sys and /dev of an image that lacks them stay in the layer of the first step that needs them, as everywhere else: whoever runs
@@ -384,19 +364,6 @@ struct Prepared {
 
 fn whole(mount: OwnedFd) -> SandboxMountSource {
     SandboxMountSource::Tree { mount, subpath: TreePath::root() }
-}
-
-fn publish_caches(leases: Vec<(String, CacheLease)>, target: &dyn LogTarget) {
-    for (path, lease) in leases {
-        match lease.publish() {
-            Ok(Published::Unchanged | Published::Added) => {}
-            Ok(Published::Dropped { directory }) => target.warning(&format!(
-                "changes to the cache mount {path} are dropped: another step changed {directory:?} in it at the same time (sharing=locked waits instead)"
-            )),
-            // A cache may be empty at any time: the step's result does not depend on it.
-            Err(error) => target.warning(&format!("changes to the cache mount {path} are dropped: {error}")),
-        }
-    }
 }
 
 fn mask_text(masker: &Masker, message: &str) -> String {

@@ -395,7 +395,8 @@ impl LocalTree {
 
     fn open_failed(&self, path: &TreePath, errno: Errno) -> StepError {
         match errno {
-            Errno::NOENT | Errno::NOTDIR | Errno::LOOP => changed(path),
+            // What was a file may be anything now.
+            Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::ISDIR | Errno::NXIO => changed(path),
             errno => unreadable("read", &self.path.join(path.as_path()).display().to_string(), errno),
         }
     }

@@ -390,7 +390,8 @@ impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.from.read(buffer)?;
         match &mut self.to {
-            Sink::Blob(blob) => blob.write_all(&buffer[..n])?,
+            // Told apart from a failing source by its type: see `stream_failure`.
+            Sink::Blob(blob) => blob.write_all(&buffer[..n]).map_err(|e| io::Error::other(StoreError::io("write", blob.path())(e)))?,
             Sink::Hash { hasher, size } => {
                 hasher.update(&buffer[..n]);
                 *size += n as u64;
@@ -422,7 +423,7 @@ fn unpack(
     let from = Counted::new(from);
     let count = from.count();
     let mut packed = BufReader::with_capacity(64 * 1024, Tee { from, to });
-    let unpacked = Unpacked::new(&mut packed).map_err(|e| Failure::Content(e.to_string()))?;
+    let unpacked = Unpacked::new(&mut packed).map_err(stream_failure)?;
     let mut tar = Tee { from: store.limits().proportionate(unpacked, count), to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
 
     let prepared = match wish {
@@ -488,13 +489,21 @@ fn wrong_diff_id(digest: &Sha256Digest, found: &Sha256Digest) -> String {
 }
 
 fn drain(from: &mut dyn Read) -> Result<(), Failure> {
-    io::copy(from, &mut io::sink()).map(drop).map_err(|e| Failure::Content(e.to_string()))
+    io::copy(from, &mut io::sink()).map(drop).map_err(stream_failure)
+}
+
+/// Why a stream ended early: the store could not keep a copy of it, or its bytes are not what they should be.
+fn stream_failure(error: io::Error) -> Failure {
+    match error.downcast::<StoreError>() {
+        Ok(ours) => Failure::Store(ours),
+        Err(error) => Failure::Content(error.to_string()),
+    }
 }
 
 fn layer_failure(error: LayerError) -> Failure {
     match error {
         // The stream's own failure, or bytes that the decompressor does not take.
-        LayerError::Read(source) => Failure::Content(source.to_string()),
+        LayerError::Read(source) => stream_failure(source),
         LayerError::Damaged { .. } => Failure::Content(error.to_string()),
         error => Failure::Source(error.to_string()),
     }

@@ -246,6 +246,14 @@ pub fn detach_tree(path: &Path) -> std::io::Result<OwnedFd> {
     sys::mount::detach_host(path)
 }
 
+/// A second mount of what a detached mount shows.
+///
+/// # Errors
+/// Kernels before 6.15 refuse.
+pub fn detach_again(mount: std::os::fd::BorrowedFd<'_>) -> std::io::Result<OwnedFd> {
+    sys::mount::detach(mount, Path::new(""))
+}
+
 /// As [`detach_tree`], of exactly `path` below the directory `root`; no link is followed.
 ///
 /// # Errors

@@ -6,6 +6,7 @@
  *   inject REPORT PROGRAM kill  AT               -- COMMAND...    SIGKILL instead of the AT-th call
  *   inject REPORT PROGRAM int   AT AGAIN [SITE]  -- COMMAND...    SIGINT before the AT-th call, and before the AGAIN-th (0: once)
  *   inject REPORT PROGRAM term  AT               -- COMMAND...    SIGTERM
+ *   inject REPORT PROGRAM shell AT LINE SITE     -- COMMAND...    a line of shell before the AT-th call at SITE
  *
  * COMMAND may lead to PROGRAM by way of others (setpriv): only calls of processes that have PROGRAM as their executable count, so that what a
  * step of a build does is left alone, while what the builder does on a step's behalf between clone and exec is not.
@@ -246,12 +247,15 @@ int main(int argc, char **argv) {
     if (!report) fail(argv[1]);
     struct stat program;
     if (stat(argv[2], &program) != 0) fail(argv[2]);
-    const char *what = argv[3], *site_wanted = NULL;
+    const char *what = argv[3], *site_wanted = NULL, *line = NULL;
     unsigned long at = 0, second = 0;
     int word = 4;
     int failing = !strcmp(what, "fail");
     if (strcmp(argv[word], "--")) at = strtoul(argv[word++], NULL, 10);
-    if (strcmp(argv[word], "--")) second = strtoul(argv[word++], NULL, 10);
+    if (strcmp(argv[word], "--")) {
+        line = argv[word++];
+        second = strtoul(line, NULL, 10);
+    }
     if (strcmp(argv[word], "--")) site_wanted = argv[word++];
     if (!argv[word] || strcmp(argv[word], "--") || !argv[word + 1]) return 125;
     char **command = argv + word + 1;
@@ -309,7 +313,7 @@ int main(int argc, char **argv) {
                 if (!strcmp(what, "list")) fprintf(report, "call %s\n", site);
                 if (!site_wanted || !strcmp(site_wanted, site)) {
                     count++;
-                    int again = !failing && second && count == second;
+                    int again = !strcmp(what, "int") && second && count == second;
                     if ((count == at && !done) || again) {
                         int failure = failing ? failures[second % 3] : 0;
                         done = 1;
@@ -317,6 +321,8 @@ int main(int argc, char **argv) {
                         if (failing) {
                             answer.flags = 0;
                             answer.error = -failure;
+                        } else if (!strcmp(what, "shell")) {
+                            if (system(line) != 0) fprintf(report, "failed %s\n", line);
                         } else {
                             kill(child, !strcmp(what, "kill") ? SIGKILL : !strcmp(what, "term") ? SIGTERM : SIGINT);
                             /* It is dead before anything else of it goes on. */
