@@ -79,7 +79,8 @@ fn a_file_that_grows_while_it_is_copied_is_named() {
 fn an_unreadable_file_counts_only_if_it_is_selected() {
     let user = "rbuild-test";
     let bed = Bed::with_registry();
-    let context = bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY open /\n"), ("open/f", "hello\n"), ("closed", "secret"), ("dir/f", "")]);
+    let context =
+        bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY open /\n"), ("open/f", "hello\n"), ("closed", "secret"), ("dir/f", "")]);
     fs::set_permissions(context.join("closed"), fs::Permissions::from_mode(0o000)).expect("ours");
     fs::set_permissions(context.join("dir"), fs::Permissions::from_mode(0o000)).expect("ours");
     assert_eq!(bed.build(&context).as_user(user).ok().image().file("f").as_deref(), Some(&b"hello\n"[..]));
@@ -107,7 +108,8 @@ fn an_output_directory_that_cannot_be_written_is_named() {
     fs::create_dir(&closed).expect("ours");
     chown(&closed, Some(0), Some(0)).expect("root");
     let place = closed.display();
-    for output in [format!("type=oci,dest={place}/image.tar"), format!("type=local,dest={place}"), format!("type=oci,tar=false,dest={place}/layout")] {
+    for output in [format!("type=oci,dest={place}/image.tar"), format!("type=local,dest={place}"), format!("type=oci,tar=false,dest={place}/layout")]
+    {
         let outcome = bed.build(&context).as_user(user).no_output().args(["-o", &output]).run();
         assert_eq!(outcome.code, Some(1), "{output}: {}", outcome.log);
         assert!(outcome.log.contains(&*closed.to_string_lossy()) && outcome.log.contains("Permission denied"), "{output}: {}", outcome.log);

@@ -39,7 +39,11 @@ fn bed() -> (Bed, PathBuf) {
     bed.registry().push(&fixtures::small(), "library/small:latest");
     let text = "FROM small\nCOPY big /big\nRUN dd if=/dev/zero of=/made bs=64k count=16\nRUN --mount=type=cache,target=/c dd if=/dev/zero of=/c/x bs=64k count=8\nRUN rm /made\n";
     let context = bed.context("context", &[("Dockerfile", text)]);
-    fs::write(context.join("big"), (0..1_000_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).take(1_500_000).collect::<Vec<_>>()).expect("ours");
+    fs::write(
+        context.join("big"),
+        (0..1_000_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761)).to_le_bytes()).take(1_500_000).collect::<Vec<_>>(),
+    )
+    .expect("ours");
     (bed, context)
 }
 

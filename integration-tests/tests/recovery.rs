@@ -69,7 +69,9 @@ fn after_an_unclean_boot_what_is_whole_is_used_and_the_rest_made_again() {
     let whole = build.ok();
     assert_eq!(whole.ran(), Vec::<String>::new(), "nothing was lost: {}", whole.log);
     assert_eq!(whole.image().digest, good.digest);
-    assert_eq!(unsettled(&bed), 0, "what was compared is of this boot, or settled");
+    let rechecked = "SELECT count(*) FROM objects WHERE kind = 1 AND boot = zeroblob(16)";
+    let left: i64 = database(&bed).query_row(rechecked, [], |row| row.get(0)).expect("the database");
+    assert_eq!(left, 0, "a layer is compared once, not in every build");
 }
 
 #[test]
@@ -183,7 +185,9 @@ fn a_waiter_runs_the_step_of_a_leader_that_was_killed() {
     let bed = Bed::with_registry();
     let meeting = Meeting::start();
     let url = meeting.url();
-    let text = format!("FROM busybox\nRUN --network=host wget -q -O /x {url}/count/step && wget -q -O- {url}/meet/step-runs/2 && wget -q -O- {url}/meet/go-on/1\n");
+    let text = format!(
+        "FROM busybox\nRUN --network=host wget -q -O /x {url}/count/step && wget -q -O- {url}/meet/step-runs/2 && wget -q -O- {url}/meet/go-on/1\n"
+    );
     let context = bed.context("context", &[("Dockerfile", &text)]);
     let build = |name: &str| bed.build(&context).args(["--allow", "network.host"]).output(&bed.path(name)).start();
     let leader = build("leader.tar");
@@ -208,7 +212,11 @@ fn a8_5_two_steps_take_two_locked_caches_in_opposite_orders() {
     let steps = |first: &str, second: &str| -> String {
         (0..6).map(|n| format!("RUN {} {} echo {n} >> /{first}/n; echo {n} >> /{second}/n\n", mount(first), mount(second))).collect()
     };
-    let text = format!("FROM busybox AS one\n{}FROM busybox AS two\n{}FROM scratch\nCOPY --from=one /etc /1\nCOPY --from=two /etc /2\n", steps("a", "b"), steps("b", "a"));
+    let text = format!(
+        "FROM busybox AS one\n{}FROM busybox AS two\n{}FROM scratch\nCOPY --from=one /etc /1\nCOPY --from=two /etc /2\n",
+        steps("a", "b"),
+        steps("b", "a")
+    );
     let context = bed.context("context", &[("Dockerfile", &text)]);
     let both = [1, 2].map(|n| bed.build(&context).args(["--no-cache"]).output(&bed.path(&format!("{n}.tar"))).start());
     for outcome in both.map(|running| running.wait()) {
@@ -239,8 +247,8 @@ fn a8_5_one_cache_at_two_places_of_a_step_is_one_directory() {
 #[test]
 fn c6_2_an_interrupt_ends_long_work_in_the_middle_of_a_file() {
     let bed = Bed::with_registry();
-    let context = bed.context("context", &[("Dockerfile", "FROM busybox\nCOPY big /big\nRUN cp /big /copy\n")]);
-    let bytes: Vec<u8> = (0..12_000_000_u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox\nCOPY big /big\n")]);
+    let bytes: Vec<u8> = (0..8_000_000_u64).flat_map(|n| n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect();
     fs::write(context.join("big"), bytes).expect("ours");
     let files = format!("type=local,dest={}", bed.path("files").display());
     let build = |state: &str| bed.build(&context).state(&bed.path(state)).args(["-o", &files]);
@@ -250,10 +258,12 @@ fn c6_2_an_interrupt_ends_long_work_in_the_middle_of_a_file() {
     fs::remove_dir_all(bed.path("files")).expect("ours");
     fs::remove_file(bed.path("context.tar")).expect("ours");
     let long: Vec<(&String, usize)> = sites.iter().filter(|(_, count)| **count >= 80).map(|(site, &count)| (site, count)).collect();
-    let long: Vec<_> = long.into_iter().filter(|(site, _)| !site.contains("/db") && !site.starts_with("fcntl") && !site.contains("busybox")).collect();
+    let long: Vec<_> =
+        long.into_iter().filter(|(site, _)| !site.contains("/db") && !site.starts_with("fcntl") && !site.contains("busybox")).collect();
     assert!(long.len() >= 5, "reading, copying, hashing, packing and writing have many pieces: {sites:?}");
     for (number, (site, count)) in long.into_iter().enumerate() {
-        let state = format!("state-{number}");
+        // Without digits, which stand for "#" in sites.
+        let state = format!("state-{}", ["a", "b", "c", "d"][number % 4].repeat(1 + number / 4));
         let at = count / 4;
         let fault = Fault::Interrupt { at, again: None, site: Some(site.replace("/other/", &format!("/{state}/"))) };
         let report = bed.path("report");

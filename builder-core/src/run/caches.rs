@@ -76,7 +76,9 @@ impl Caches {
             for _ in 1..places {
                 let again = detach_again(views[0].as_fd());
                 views.push(again.map_err(|e| {
-                    StepError::other(format!("cannot mount the cache of {target} at a second place (Linux 6.15 can): {e}; give it an id of its own there"))
+                    StepError::other(format!(
+                        "cannot mount the cache of {target} at a second place (Linux 6.15 can): {e}; give it an id of its own there"
+                    ))
                 })?);
             }
             taken.0.push(Taken { name, target: target.to_owned(), lease, views });

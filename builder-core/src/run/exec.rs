@@ -268,7 +268,11 @@ impl Execution<'_> {
     /// What the process had written is still in `upper`: if the disk is full now, that may be why it failed.
     fn exit_code(&self, code: i32, masker: &Masker, upper: &Path) -> StepError {
         let process = mask_text(masker, &self.op.argv.join(" "));
-        if is_full(upper) { StepError::DiskFull { process, code, store: self.store.root().to_owned() } } else { StepError::ExitCode { process, code } }
+        if is_full(upper) {
+            StepError::DiskFull { process, code, store: self.store.root().to_owned() }
+        } else {
+            StepError::ExitCode { process, code }
+        }
     }
 
     fn used_secrets(&self) -> impl Iterator<Item = &Secret> {
