@@ -246,6 +246,12 @@ pub(crate) struct BuildArgs {
     /// A resource limit, such as nofile=1024:2048
     #[arg(long, value_name = "NAME=SOFT[:HARD]", help_heading = STEPS)]
     pub(crate) ulimit: Vec<String>,
+    /// Limits of each RUN: memory=512m, memory-swap=1g, cpus=1.5, cpu-shares=, cpu-period=, cpu-quota=, cpuset-cpus=0-3, cpuset-mems=
+    #[arg(long, value_name = "LIMIT=VALUE[,…]", help_heading = STEPS)]
+    pub(crate) resource: Vec<String>,
+    /// Longest time that each RUN may take, such as 90s, 10m or 1h30m; a step that takes longer is killed and the build fails with status 1
+    #[arg(long, value_name = "DURATION", help_heading = STEPS)]
+    pub(crate) step_timeout: Option<String>,
 
     /// How progress is shown: auto, tty, plain, quiet, rawjson or none
     #[arg(long, value_name = "KIND", help_heading = SHOW)]
@@ -311,8 +317,6 @@ pub(crate) struct LegacyArgs {
     pub(crate) cpuset_cpus: Option<String>,
     #[arg(long, hide = true)]
     pub(crate) cpuset_mems: Option<String>,
-    #[arg(long, hide = true)]
-    pub(crate) resource: Vec<String>,
     #[arg(long, hide = true)]
     pub(crate) cgroup_parent: Option<String>,
     #[arg(long, hide = true, action = ArgAction::SetTrue)]

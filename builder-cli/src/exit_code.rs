@@ -53,7 +53,7 @@ impl ExitCode {
 /// Whether a message speaks of a full disk or no memory. Words, because the kernel's answer has passed through several layers of messages by here
 /// and each of them keeps it.
 fn is_exhaustion(message: &str) -> bool {
-    remedy(message).is_some()
+    remedy(message).is_some() || message.contains("did not complete successfully: out of memory")
 }
 
 /// What to do about a full disk or a lack of memory that a message speaks of.
@@ -77,6 +77,7 @@ mod tests {
             (BuildError::Internal("x".into()), 100),
             (BuildError::Store("cannot write /s/v1/db: No space left on device (os error 28)".into()), 102),
             (BuildError::Export("cannot write out: Permission denied".into()), 1),
+            (BuildError::Store("process \"x\" did not complete successfully: out of memory (limit 64 MiB)".into()), 102),
         ] {
             assert_eq!(ExitCode::of(&error).code(), code, "{error}");
         }

@@ -280,6 +280,8 @@ impl Build<'_> {
             ssh: self.request.ssh.clone(),
             allow: self.request.allow.clone(),
             network: self.request.network,
+            resources: self.request.resources.clone(),
+            step_timeout: self.request.step_timeout,
             resolv_conf: self.config.resolv_conf.clone(),
         }
     }

@@ -5,6 +5,9 @@ use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
+
+pub use builder_snapshot::exec::ResourceLimits;
 
 use builder_snapshot::user_namespace::Isolation;
 
@@ -38,6 +41,10 @@ pub struct BuildRequest {
     pub pull: bool,
     /// Default network of RUN.
     pub network: crate::graph::Network,
+    /// What each RUN and everything it starts may use. In no key.
+    pub resources: ResourceLimits,
+    /// How long each RUN may take. In no key.
+    pub step_timeout: Option<Duration>,
     /// Annotations of manifests.
     pub annotations: BTreeMap<String, String>,
 }
@@ -59,6 +66,8 @@ impl BuildRequest {
             timestamps: None,
             pull: false,
             network: crate::graph::Network::Default,
+            resources: ResourceLimits::default(),
+            step_timeout: None,
             annotations: BTreeMap::new(),
         }
     }

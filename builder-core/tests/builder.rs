@@ -10,7 +10,7 @@ use builder_core::diagnostic::Diagnostic;
 use builder_core::error::BuildError;
 use builder_core::event::{BuildEvent, EventKind};
 use builder_core::frontend::{Compilation, Compiled, Frontend, Resolved, TargetImage};
-use builder_core::graph::{CopyAction, Dest, FileAction, FileOp, Graph, GraphBuilder, Network, Op, SourceOp, VertexId, VertexMeta};
+use builder_core::graph::{CopyAction, Dest, FileAction, FileOp, Graph, GraphBuilder, Op, SourceOp, VertexId, VertexMeta};
 use builder_core::oci::{ImageDocument, Platform};
 use builder_core::request::{BuildReport, BuildRequest, LocalContext, Output, OutputDest, OutputKind};
 use tokio_util::sync::CancellationToken;
@@ -65,19 +65,9 @@ fn two_copies(ignore_cache: bool) -> Fixed {
 async fn build(root: &Path, context: &Path, frontend: Fixed, outputs: Vec<Output>) -> (Result<BuildReport, BuildError>, Vec<String>) {
     let builder = Builder::new(BuilderConfig::new(root)).expect("builder");
     let request = BuildRequest {
-        frontend: Arc::new(frontend),
-        contexts: BTreeMap::from([("context".to_owned(), LocalContext { path: context.to_path_buf(), ignore: None, empty: false })]),
-        secrets: BTreeMap::new(),
-        allow_secret_in_image: Vec::new(),
-        ssh: BTreeMap::new(),
+        contexts: BTreeMap::from([("context".to_owned(), LocalContext::new(context))]),
         outputs,
-        tags: vec![],
-        allow: vec![],
-        source_date_epoch: None,
-        timestamps: None,
-        pull: false,
-        network: Network::Default,
-        annotations: BTreeMap::new(),
+        ..BuildRequest::new(Arc::new(frontend))
     };
     let names = Mutex::new(BTreeMap::new());
     let told = Arc::new(Mutex::new(Vec::new()));

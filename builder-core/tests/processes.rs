@@ -101,19 +101,9 @@ impl World {
     async fn build(&self, graph: &Graph, cancel: &CancellationToken) -> (Result<BuildReport, BuildError>, Vec<u8>) {
         let builder = Builder::new(BuilderConfig::new(self.root.path())).expect("builder");
         let request = BuildRequest {
-            frontend: Arc::new(Fixed(graph.clone())),
-            contexts: BTreeMap::from([("context".to_owned(), LocalContext { path: self.context.path().into(), ignore: None, empty: false })]),
+            contexts: BTreeMap::from([("context".to_owned(), LocalContext::new(self.context.path()))]),
             secrets: self.secrets.clone(),
-            allow_secret_in_image: vec![],
-            ssh: BTreeMap::new(),
-            outputs: vec![],
-            tags: vec![],
-            allow: vec![],
-            source_date_epoch: None,
-            timestamps: None,
-            pull: false,
-            network: Network::Default,
-            annotations: BTreeMap::new(),
+            ..BuildRequest::new(Arc::new(Fixed(graph.clone())))
         };
         let output = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&output);

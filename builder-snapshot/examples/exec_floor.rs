@@ -3,7 +3,7 @@
 use std::io::Write;
 use std::time::Instant;
 
-use builder_snapshot::exec::{self, ExitReport, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, SecurityMode};
+use builder_snapshot::exec::{self, ExitReport, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode};
 use rustix::mount::{OpenTreeFlags, open_tree};
 
 struct Nowhere;
@@ -39,6 +39,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 security: SecurityMode::Sandbox,
                 shm_size_bytes: 64 << 20,
                 ulimits: Vec::new(),
+                resources: ResourceLimits::default(),
+                timeout: None,
                 hosts: Vec::new(),
                 resolv_conf: Vec::new(),
             };

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use builder_snapshot::TreePath;
 use builder_snapshot::exec::stubs::{self, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, SandboxMount, SandboxMountSource,
-    SecurityMode, Ulimit,
+    self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, ResourceLimits, SandboxMount,
+    SandboxMountSource, SecurityMode, Ulimit,
 };
 use builder_snapshot::snapshot::ActiveSnapshot;
 use builder_snapshot::toc::Timestamp;
@@ -59,6 +59,8 @@ impl Root {
             security: SecurityMode::Sandbox,
             shm_size_bytes: 64 << 20,
             ulimits: Vec::new(),
+            resources: ResourceLimits::default(),
+            timeout: None,
             hosts: b"127.0.0.1 localhost\n".to_vec(),
             resolv_conf: b"nameserver 9.9.9.9\n".to_vec(),
         }
@@ -468,7 +470,7 @@ fn e1_5_out_of_memory_is_told_apart() {
     let root = Root::new();
     let script = "x=x; while :; do x=$x$x; done";
     for argv in [["sh", "-c", script], ["sh", "-c", &format!("sh -c '{script}'; exit $?")]] {
-        assert_eq!(exec::run(root.spec(&argv), &mut Captured::default(), None).expect("runs"), ExitReport::OutOfMemory);
+        assert_eq!(exec::run(root.spec(&argv), &mut Captured::default(), None).expect("runs"), ExitReport::OutOfMemory { limit_bytes: None });
     }
 }
 

@@ -62,6 +62,17 @@ impl Meeting {
     }
 }
 
+/// Asks a meeting's server for `url` and waits for its answer.
+///
+/// # Panics
+/// When it can't be reached.
+pub fn call(url: &str) {
+    let (address, path) = url.trim_start_matches("http://").split_once('/').expect("a path");
+    let mut stream = TcpStream::connect(address).expect("the server");
+    write!(stream, "GET /{path} HTTP/1.0\r\n\r\n").expect("a request");
+    std::io::copy(&mut stream, &mut std::io::sink()).expect("an answer");
+}
+
 fn serve(state: &State, stream: TcpStream) {
     let mut reader = BufReader::new(&stream);
     let mut request = String::new();

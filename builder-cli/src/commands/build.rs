@@ -171,6 +171,8 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, voic
 pub(super) fn request(plan: BuildPlan) -> BuildRequest {
     BuildRequest {
         network: plan.options.network,
+        resources: plan.resources,
+        step_timeout: plan.step_timeout,
         frontend: Arc::new(DockerfileFrontend::new(plan.options)),
         contexts: plan.contexts,
         secrets: plan.secrets,

@@ -11,16 +11,18 @@ pub(crate) mod diagnostics;
 mod epoch;
 mod lent;
 mod output;
+mod resources;
 mod steps;
 
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use builder_core::content::Limits;
 use builder_core::oci::{Platform, Reference};
-use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, OutputKind, Timestamps};
+use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, OutputKind, ResourceLimits, Timestamps};
 use builder_core::secret::Secret;
 use builder_frontend::compile::{FrontendOptions, NoCache};
 
@@ -66,6 +68,10 @@ pub(crate) struct BuildPlan {
     pub(crate) pull: bool,
     /// Annotations of manifests.
     pub(crate) annotations: BTreeMap<String, String>,
+    /// `--resource` and docker's older flags.
+    pub(crate) resources: ResourceLimits,
+    /// `--step-timeout`.
+    pub(crate) step_timeout: Option<Duration>,
     /// `--iidfile`, absolute.
     pub(crate) iidfile: Option<PathBuf>,
     /// `--metadata-file`, absolute.
@@ -123,6 +129,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     }
     let shm_size_bytes = args.shm_size.as_deref().map(|text| steps::size("--shm-size", text)).transpose()?;
     let ulimits = steps::ulimits(&args.ulimit)?;
+    let (resources, step_timeout) = (resources::limits(args)?, resources::step_timeout(args)?);
     let inputs = context::find(context, args.file.as_deref(), &args.build_context, environment, stdin)?;
     let times = epoch::times(args, &build_args, inputs.locals.get("context"), environment)?;
     let options = FrontendOptions {
@@ -165,6 +172,8 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         timestamps: times.timestamps,
         pull: args.pull == Some(true),
         annotations,
+        resources,
+        step_timeout,
         iidfile: args.iidfile.as_ref().map(|path| environment.absolute(path)),
         metadata_file: args.metadata_file.as_ref().map(|path| environment.absolute(path)),
         id_is_manifest,
@@ -279,15 +288,12 @@ fn progress(args: &BuildArgs, environment: &Environment) -> Result<ProgressKind>
 fn warnings(args: &BuildArgs, environment: &Environment, outputs: &[Output], tags: &[Reference]) -> Vec<String> {
     let asked = |value: &Option<String>| value.as_deref().is_some_and(|value| !["false", "disabled=true", "0"].contains(&value));
     let legacy = &args.legacy;
-    let limits =
-        [&legacy.memory, &legacy.memory_swap, &legacy.cpu_shares, &legacy.cpu_period, &legacy.cpu_quota, &legacy.cpuset_cpus, &legacy.cpuset_mems];
     let ignored = [
         (!args.cache_from.is_empty(), "--cache-from is ignored: caches are not imported yet; the store in --root is the cache"),
         (!args.cache_to.is_empty(), "--cache-to is ignored: caches are not exported yet; keep the directory given with --root"),
         (asked(&args.provenance), "--provenance is ignored: attestations are not made yet"),
         (asked(&args.sbom), "--sbom is ignored: attestations are not made yet"),
         (args.attest.iter().any(|attest| !attest.contains("disabled=true")), "--attest is ignored: attestations are not made yet"),
-        (limits.into_iter().any(Option::is_some) || !legacy.resource.is_empty(), "limits of memory and processors are ignored: steps run without"),
         (legacy.cgroup_parent.is_some(), "--cgroup-parent is ignored: steps run in rbuild's own control group"),
         (asked(&legacy.squash), "--squash is ignored: copy the result into a stage FROM scratch to the same effect"),
         (!legacy.security_opt.is_empty(), "--security-opt is ignored: use --allow security.insecure and RUN --security=insecure"),
@@ -347,6 +353,9 @@ mod tests {
             ("--iidfile i -o out", "--iidfile needs an image"),
             ("--platform nonsense", "is no platform"),
             ("--timestamps never", "keep or clamp"),
+            ("--resource memory", "expected LIMIT=VALUE"),
+            ("--memory 1k", "at least 6 MiB"),
+            ("--step-timeout soon", "such as 90s"),
         ] {
             let error = format!("{:#}", plan_of(flags, &[]).expect_err(flags));
             assert!(error.contains(words), "{flags}: {error}");
@@ -364,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_is_ignored_is_said() {
-        let warnings = plan_of("--cache-from x --rm --provenance=false --memory 1g -t a", &[]).expect("plan").warnings;
+        let warnings = plan_of("--cache-from x --rm --provenance=false --cgroup-parent g -t a", &[]).expect("plan").warnings;
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(plan_of("", &[]).expect("plan").warnings[0].contains("stays in the store"));
     }

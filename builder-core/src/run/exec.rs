@@ -13,11 +13,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
+    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
 use builder_snapshot::toc::Timestamp;
@@ -54,6 +55,10 @@ pub struct ExecSettings {
     pub allow: Vec<Entitlement>,
     /// Network of processes that ask for the default.
     pub network: Network,
+    /// What each process and everything it starts may use.
+    pub resources: ResourceLimits,
+    /// How long each process may run.
+    pub step_timeout: Option<Duration>,
     /// Text of the machine's resolv.conf.
     pub resolv_conf: Vec<u8>,
 }
@@ -242,6 +247,8 @@ impl Execution<'_> {
             },
             shm_size_bytes: self.op.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES),
             ulimits: self.op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
+            resources: self.settings.resources.clone(),
+            timeout: self.settings.step_timeout,
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
         };
@@ -257,10 +264,8 @@ impl Execution<'_> {
             ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
             ExitReport::Exited(code) => Err(self.exit_code(code, masker, snapshot.upper())),
             ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker, snapshot.upper())),
-            ExitReport::OutOfMemory => Err(StepError::Other {
-                message: format!("process {:?} did not complete successfully: out of memory", mask_text(masker, &self.op.argv.join(" "))),
-                help: Some("the kernel killed it; give the machine or its control group more memory, or run fewer steps at once".to_owned()),
-            }),
+            ExitReport::OutOfMemory { limit_bytes } => Err(self.out_of_memory(limit_bytes, masker)),
+            ExitReport::TimedOut => Err(self.timed_out(masker)),
             ExitReport::Cancelled => Ok(None),
         }
     }
@@ -272,6 +277,27 @@ impl Execution<'_> {
             StepError::DiskFull { process, code, store: self.store.root().to_owned() }
         } else {
             StepError::ExitCode { process, code }
+        }
+    }
+
+    fn out_of_memory(&self, limit_bytes: Option<u64>, masker: &Masker) -> StepError {
+        let process = mask_text(masker, &self.op.argv.join(" "));
+        let (limit, help) = match limit_bytes {
+            Some(bytes) => (
+                format!(" (limit {})", binary_size(bytes)),
+                "the kernel killed one of its processes at the limit that this build was given: raise it with --resource memory=SIZE",
+            ),
+            None => (String::new(), "the kernel killed it; give the machine or its control group more memory, or run fewer steps at once"),
+        };
+        StepError::Other { message: format!("process {process:?} did not complete successfully: out of memory{limit}"), help: Some(help.to_owned()) }
+    }
+
+    fn timed_out(&self, masker: &Masker) -> StepError {
+        let process = mask_text(masker, &self.op.argv.join(" "));
+        let limit = self.settings.step_timeout.unwrap_or_default();
+        StepError::Other {
+            message: format!("process {process:?} did not complete successfully: it ran longer than {limit:?}"),
+            help: Some("it and everything it started was killed; raise --step-timeout, or leave it out".to_owned()),
         }
     }
 
@@ -370,6 +396,15 @@ fn whole(mount: OwnedFd) -> SandboxMountSource {
     SandboxMountSource::Tree { mount, subpath: TreePath::root() }
 }
 
+/// A size in the largest unit that leaves no fraction.
+fn binary_size(bytes: u64) -> String {
+    let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.iter().find(|(unit, _)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
+        Some((unit, name)) => format!("{} {name}", bytes / unit),
+        None => format!("{bytes} bytes"),
+    }
+}
+
 fn mask_text(masker: &Masker, message: &str) -> String {
     String::from_utf8_lossy(&masker.mask_whole(message.as_bytes())).into_owned()
 }
@@ -444,7 +479,15 @@ mod tests {
     }
 
     fn settings() -> ExecSettings {
-        ExecSettings { secrets: BTreeMap::new(), ssh: BTreeMap::new(), allow: vec![], network: Network::Default, resolv_conf: vec![] }
+        ExecSettings {
+            secrets: BTreeMap::new(),
+            ssh: BTreeMap::new(),
+            allow: vec![],
+            network: Network::Default,
+            resources: ResourceLimits::default(),
+            step_timeout: None,
+            resolv_conf: vec![],
+        }
     }
 
     fn secret(id: &str, required: bool, env: Option<&str>) -> MountKind {
@@ -496,6 +539,13 @@ mod tests {
         };
         let env: Vec<String> = execution.environment().iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
         assert_eq!(env, ["A=1", "http_proxy=http://proxy", &format!("PATH={DEFAULT_PATH}"), "S=value", "N="]);
+    }
+
+    #[test]
+    fn sizes_in_messages_are_exact() {
+        for (bytes, text) in [(64 << 20, "64 MiB"), (1 << 30, "1 GiB"), (1536 << 20, "1536 MiB"), (1000, "1000 bytes"), (0, "0 bytes")] {
+            assert_eq!(binary_size(bytes), text);
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::facts::{ControlGroups, Disk, Facts, Fault, Message, Network, words};
 use super::{Question, TIME_LIMIT};
 use crate::diagnosis::Surroundings;
 use crate::error::SnapshotError;
-use crate::exec::{self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, SecurityMode, has_filter, stubs};
+use crate::exec::{self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResourceLimits, ResolvedUser, SecurityMode, has_filter, stubs};
 use crate::snapshot::ActiveSnapshot;
 use crate::sys;
 use crate::tree::MergedTree;
@@ -135,6 +135,8 @@ fn try_sandbox(dir: &Path) -> Result<(), Fault> {
         security: SecurityMode::Sandbox,
         shm_size_bytes: 1 << 20,
         ulimits: Vec::new(),
+        resources: ResourceLimits::default(),
+        timeout: None,
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
     };

@@ -6,11 +6,13 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::path::TreePath;
 
 pub mod stubs;
 
+mod control_group;
 mod error;
 mod limits;
 mod plan;
@@ -18,6 +20,7 @@ mod seccomp;
 mod supervise;
 mod user;
 
+pub use control_group::ResourceLimits;
 pub use error::{ExecError, StubError, UserError};
 pub use seccomp::has_filter;
 pub use supervise::run;
@@ -48,6 +51,10 @@ pub struct ProcessSpec {
     pub shm_size_bytes: u64,
     /// Resource limits: name as in `ulimit(3)` (`nofile`, `nproc` …), soft, hard.
     pub ulimits: Vec<Ulimit>,
+    /// What it and everything it starts may use together.
+    pub resources: ResourceLimits,
+    /// How long it may run.
+    pub timeout: Option<Duration>,
     /// Content of /etc/hosts.
     pub hosts: Vec<u8>,
     /// Content of /etc/resolv.conf.
@@ -145,8 +152,13 @@ pub enum ExitReport {
     Exited(i32),
     /// By this signal.
     Signalled(i32),
-    /// With status 137 or by SIGKILL, while the kernel killed something for lack of memory.
-    OutOfMemory,
+    /// Badly, after the kernel had killed one of its processes for lack of memory.
+    OutOfMemory {
+        /// The limit of memory that was reached; none when it was the machine's memory, or that of the group that the builder runs in.
+        limit_bytes: Option<u64>,
+    },
+    /// Killed because it ran longer than it may.
+    TimedOut,
     /// Killed because of [`Cancel`].
     Cancelled,
 }

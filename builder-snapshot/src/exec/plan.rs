@@ -24,6 +24,7 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::Gid;
 
+use super::control_group::ControlGroup;
 use super::error::ExecError;
 use super::{NetworkMode, ProcessSpec, ResolvedUser, SandboxMount, SandboxMountSource, SecurityMode, limits, seccomp};
 use crate::path::TreePath;
@@ -80,6 +81,8 @@ const MEMORY_FILE: &CStr = c"file";
 pub(super) struct SandboxPlan {
     pub(super) steps: Vec<Step>,
     pub(super) own_network: bool,
+    /// Must outlive the process.
+    pub(super) group: Option<ControlGroup>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
     pub(super) warnings: Vec<String>,
@@ -113,7 +116,12 @@ impl SandboxPlan {
         if !insecure {
             child::set_attributes(&spec.root, libc::MOUNT_ATTR_NODEV, 0).map_err(sandbox("take devices from the root file system"))?;
         }
-        let mut steps = vec![Step::CloseOthers { keep: Vec::new() }, Step::PrivateMounts];
+        let mut steps = vec![Step::CloseOthers { keep: Vec::new() }];
+        let group = if spec.resources.is_empty() { None } else { ControlGroup::make(&spec.resources, &mut warnings)? };
+        if let Some(group) = &group {
+            steps.push(Step::JoinGroups { doors: group.doors()? });
+        }
+        steps.push(Step::PrivateMounts);
         kernel_mounts(&mut steps, spec.root, insecure)?;
         let own_network = spec.network == NetworkMode::None;
         mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, own_network)?;
@@ -136,7 +144,7 @@ impl SandboxPlan {
         }
         identity(&mut steps, &spec.user, if insecure { own } else { own & DEFAULT_CAPABILITIES }, insecure);
         steps.push(Step::Exec { candidates, argv: PointerArray::new(argv), env: PointerArray::new(environment) });
-        Ok(Self { steps, own_network: spec.network == NetworkMode::None, stdout, stderr, warnings, program })
+        Ok(Self { steps, own_network: spec.network == NetworkMode::None, group, stdout, stderr, warnings, program })
     }
 
     /// What it means that a step failed.
@@ -556,6 +564,10 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
             return ExecError::Image { action: format!("enter working directory {}", path.to_string_lossy()), reason };
         }
         Step::CloseOthers { .. } => (action("close descriptors".to_owned()), ""),
+        Step::JoinGroups { .. } => (
+            action("enter the control group with the step's limits".to_owned()),
+            "; build without limits of memory and processors, or give rbuild a control group of its own: systemd-run --user --scope -p Delegate=yes rbuild …",
+        ),
         Step::PrivateMounts => (action("make the mount table private".to_owned()), ""),
         Step::EnterRoot { .. } => {
             let remedy = "; on a machine that runs from its initial ramdisk no other root can be entered";

@@ -1,6 +1,7 @@
 //! Watching a sandboxed process: its output, its end, its cancellation.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
@@ -21,6 +22,7 @@ const BUFFER_BYTES: usize = 64 * 1024;
 /// # Errors
 /// The sandbox could not be made or the program not be started; a program that runs and fails is no error but an [`ExitReport`].
 pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cancel>) -> Result<ExitReport, ExecError> {
+    let timeout = spec.timeout;
     let mut plan = SandboxPlan::new(spec)?;
     for warning in &plan.warnings {
         output.warning(warning);
@@ -29,24 +31,39 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
     let mut child = process::spawn(&mut plan.steps, plan.own_network)
         .map_err(|source| ExecError::refused("start a process in namespaces of its own".to_owned(), source, ""))?;
     let lost = |source| ExecError::refused("watch the process".to_owned(), source, "");
-    let cancelled = watch(&child, [&plan.stdout, &plan.stderr], output, cancel).map_err(lost)?;
+    // A time beyond the clock's end is none.
+    let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+    let killed = watch(&child, [&plan.stdout, &plan.stderr], output, cancel, until).map_err(lost)?;
     let status = child.wait().map_err(|source| {
         let remedy = "; nothing else in this program may wait for children it did not start, nor ignore SIGCHLD";
         ExecError::refused("learn how the process ended".to_owned(), source, remedy)
     })?;
-    if cancelled {
+    if killed == Some(Killed::Cancelled) {
         return Ok(ExitReport::Cancelled);
     }
     if let Some((index, failure)) = child.failure() {
         return Err(plan.explain(index, failure));
     }
-    Ok(match report(&status) {
+    if killed == Some(Killed::TimedOut) {
+        return Ok(ExitReport::TimedOut);
+    }
+    Ok(match (report(&status), &plan.group) {
+        (ExitReport::Exited(0), _) => ExitReport::Exited(0),
+        // Whatever status a shell or a build tool made of it: the first cause is that one of its processes was killed.
+        (_, Some(group)) if group.kills() > 0 => ExitReport::OutOfMemory { limit_bytes: group.memory_bytes },
         // The kernel counts for the whole machine. That something else was killed at the same time as this ended so is not worth a control group of its own.
-        ExitReport::Exited(STATUS_OF_KILLED) | ExitReport::Signalled(libc::SIGKILL) if out_of_memory_kills() > out_of_memory_before => {
-            ExitReport::OutOfMemory
+        (ExitReport::Exited(STATUS_OF_KILLED) | ExitReport::Signalled(libc::SIGKILL), _) if out_of_memory_kills() > out_of_memory_before => {
+            ExitReport::OutOfMemory { limit_bytes: None }
         }
-        report => report,
+        (report, _) => report,
     })
+}
+
+/// Why a process was killed here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    Cancelled,
+    TimedOut,
 }
 
 /// What a shell ends with when its command was killed by SIGKILL.
@@ -67,18 +84,28 @@ fn report(status: &WaitIdStatus) -> ExitReport {
     }
 }
 
-/// Hands the output on until the process has ended; whether it was cancelled.
-fn watch(child: &Child, streams: [&OwnedFd; 2], output: &mut dyn OutputSink, cancel: Option<&Cancel>) -> std::io::Result<bool> {
+/// Hands the output on until the process has ended; says why if it was killed.
+fn watch(
+    child: &Child,
+    streams: [&OwnedFd; 2],
+    output: &mut dyn OutputSink,
+    cancel: Option<&Cancel>,
+    until: Option<Instant>,
+) -> std::io::Result<Option<Killed>> {
     let mut buffer = vec![0_u8; BUFFER_BYTES];
     let mut open = [true, true];
-    let mut cancelled = false;
+    let mut killed = None;
     loop {
         let wanted = |index: usize, open: &[bool; 2]| open[index].then(|| streams[index].as_fd());
-        let cancel = cancel.filter(|_| !cancelled).map(|cancel| cancel.0.as_fd());
-        let [first, second, ended, stop] = process::wait_readable([wanted(0, &open), wanted(1, &open), Some(child.pidfd()), cancel])?;
+        let cancel = cancel.filter(|_| killed.is_none()).map(|cancel| cancel.0.as_fd());
+        let [first, second, ended, stop] =
+            process::wait_readable([wanted(0, &open), wanted(1, &open), Some(child.pidfd()), cancel], until.filter(|_| killed.is_none()))?;
         if stop {
             child.kill();
-            cancelled = true;
+            killed = Some(Killed::Cancelled);
+        } else if !ended && killed.is_none() && until.is_some_and(|until| Instant::now() >= until) {
+            child.kill();
+            killed = Some(Killed::TimedOut);
         }
         for (index, ready) in [first, second].into_iter().enumerate() {
             if ready && open[index] {
@@ -96,7 +123,7 @@ fn watch(child: &Child, streams: [&OwnedFd; 2], output: &mut dyn OutputSink, can
             *open = read_some(streams[index], stream(index), output, &mut buffer)?;
         }
     }
-    Ok(cancelled)
+    Ok(killed)
 }
 
 fn stream(index: usize) -> OutputStream {

@@ -76,6 +76,8 @@ pub(crate) struct DeviceNode {
 pub(crate) enum Step {
     /// Closes what the child does not need. First of all: a copy of a descriptor that another thread has open for writing keeps the file from being run.
     CloseOthers { keep: Vec<RawFd> },
+    /// Joins control groups by writing to their lists of processes, and makes them the root of what the child sees of groups.
+    JoinGroups { doors: Vec<OwnedFd> },
     /// Stops mounts from spreading to the caller's namespace.
     PrivateMounts,
     /// Makes a file system in the child's namespaces and puts it in the place of a later [`Step::Attach`]'s mount. Before the root is entered: of /proc and /sys
@@ -220,6 +222,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
     }
     match &steps[index] {
         Step::CloseOthers { keep } => close_others(keep),
+        Step::JoinGroups { doors } => join_groups(doors),
         Step::PrivateMounts => Ok(mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?),
         Step::EnterRoot { mount } => enter_root(mount),
         Step::NewMount { kind, options, attributes, target } => new_mount(kind, options, *attributes, target),
@@ -253,6 +256,7 @@ pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
     for step in steps {
         match step {
             Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
+            Step::JoinGroups { doors } => keep.extend(doors.iter().map(AsRawFd::as_raw_fd)),
             Step::FillDev { devices } => keep.extend(devices.iter().filter_map(|device| Some(device.existing.as_ref()?.as_raw_fd()))),
             Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),
             _ => {}
@@ -276,6 +280,14 @@ fn close_others(keep: &[RawFd]) -> Taken {
 fn close_range(first: RawFd, last: RawFd, flags: libc::c_uint) -> Result<(), Errno> {
     // SAFETY: numbers only; the descriptors are this child's copies, and nothing uses those that are closed here.
     check(unsafe { libc::syscall(libc::SYS_close_range, first, last, flags) })
+}
+
+fn join_groups(doors: &[OwnedFd]) -> Taken {
+    for door in doors {
+        rustix::io::write(door, b"0")?;
+    }
+    // SAFETY: a flag only; neither memory nor descriptors are touched.
+    Ok(check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) })?)
 }
 
 fn open_path(path: &CStr, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {

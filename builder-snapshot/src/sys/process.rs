@@ -3,15 +3,16 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus};
 
 use super::child::{self, Failure, REPORT_BYTES, SIGNAL_SET_BYTES, Step};
 
-/// Namespaces that every sandbox has of its own.
-const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_NEWCGROUP;
+/// Namespaces that every sandbox has of its own, besides that of control groups.
+const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
 /// A cloned child. Dropping it kills it, all its descendants, and waits for their end.
 #[derive(Debug)]
@@ -31,9 +32,12 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     }
     let mut pidfd: RawFd = -1;
     let network = if own_network { libc::CLONE_NEWNET } else { 0 };
+    // A namespace of groups shows as its root the group it is made in: a child that joins another one makes its own afterwards.
+    let joins_groups = steps.iter().any(|step| matches!(step, Step::JoinGroups { .. }));
+    let groups = if joins_groups { 0 } else { libc::CLONE_NEWCGROUP };
     // SAFETY: zeroes are a valid clone_args: no stack, no tls, no cgroup.
     let mut arguments: libc::clone_args = unsafe { std::mem::zeroed() };
-    arguments.flags = (NAMESPACES | network | libc::CLONE_PIDFD) as u64;
+    arguments.flags = (NAMESPACES | groups | network | libc::CLONE_PIDFD) as u64;
     arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
 
@@ -148,11 +152,14 @@ fn restore_signals(before: u64) {
     }
 }
 
-/// Waits until one of the descriptors has something to read, or has lost its other end.
-pub(crate) fn wait_readable<const N: usize>(descriptors: [Option<BorrowedFd<'_>>; N]) -> io::Result<[bool; N]> {
+/// Waits until one of the descriptors has something to read, or has lost its other end, or the time has come.
+pub(crate) fn wait_readable<const N: usize>(descriptors: [Option<BorrowedFd<'_>>; N], until: Option<Instant>) -> io::Result<[bool; N]> {
     let mut polls: Vec<PollFd<'_>> = descriptors.iter().flatten().map(|&fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)).collect();
     loop {
-        match rustix::event::poll(&mut polls, None) {
+        // Above what the kernel takes, waiting goes on forever, as good as.
+        let timeout = until
+            .map(|until| Timespec::try_from(until.saturating_duration_since(Instant::now())).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 }));
+        match rustix::event::poll(&mut polls, timeout.as_ref()) {
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
             Ok(_) => break,
@@ -171,7 +178,7 @@ pub(crate) fn wait_readable<const N: usize>(descriptors: [Option<BorrowedFd<'_>>
 /// Whether there is something to read right now.
 pub(crate) fn wait_readable_now(descriptor: BorrowedFd<'_>) -> io::Result<bool> {
     let mut polls = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
-    let now = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
     loop {
         match rustix::event::poll(&mut polls, Some(&now)) {
             Err(Errno::INTR) => {}

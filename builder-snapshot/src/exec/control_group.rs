@@ -1,0 +1,484 @@
+//! Limits of memory and processors: a control group of its own for a process that is given some, and none for any other.
+//!
+//! Both versions of the kernel's control groups are used, each controller where this machine has it. What cannot be limited is said in a warning: a
+//! build that was limited elsewhere is better built without limits here than not at all.
+//!
+//! # Invariants
+//! - Without limits nothing here is called, nothing of `/sys/fs/cgroup` is read.
+//! - A group is locked (`flock` on its directory) while its owner lives, whatever the owner's process id is and in whichever namespace: groups of builders that
+//!   were killed are removed by whoever makes the next one beside them.
+//! - No group that anybody else made is changed, but for turning controllers on for the groups below it where that is all that is missing.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::fs::{Access, FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::error::ExecError;
+
+/// What a process and everything it starts may use together. Nothing is limited by default.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ResourceLimits {
+    /// Memory in bytes.
+    pub memory_bytes: Option<u64>,
+    /// Memory and swap together, in bytes; `u64::MAX` is unlimited. None: twice the memory.
+    pub memory_swap_bytes: Option<u64>,
+    /// Weight among those who want the processor, 1024 being usual.
+    pub cpu_shares: Option<u64>,
+    /// Length of the period of [`ResourceLimits::cpu_quota_us`]; none for 100 ms.
+    pub cpu_period_us: Option<u64>,
+    /// Processor time in a period.
+    pub cpu_quota_us: Option<u64>,
+    /// Processors it may run on, such as `0-3,6`.
+    pub cpuset_cpus: Option<String>,
+    /// Memory nodes it may use, such as `0,1`.
+    pub cpuset_mems: Option<String>,
+}
+
+impl ResourceLimits {
+    /// Whether nothing is limited.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Where a machine says which groups a process is in, and where they are mounted.
+const OWN_GROUPS: &str = "/proc/self/cgroup";
+const OWN_MOUNTS: &str = "/proc/self/mountinfo";
+
+/// What names of our groups begin with.
+const PREFIX: &str = "rbuild-";
+
+/// The kernel's own period.
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+/// How often and how long a group's removal is tried: the kernel may need an instant to forget the last process.
+const REMOVALS: u32 = 50;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(1);
+
+/// A part of the kernel that limits something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Controller {
+    Memory,
+    Cpu,
+    Cpuset,
+}
+
+impl Controller {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "cpu",
+            Self::Cpuset => "cpuset",
+        }
+    }
+
+    /// What is not limited without it, for people.
+    fn subject(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Cpu => "processor time",
+            Self::Cpuset => "the choice of processors",
+        }
+    }
+}
+
+/// Version of a hierarchy of groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Version {
+    One,
+    Two,
+}
+
+/// One file of a group and what is written to it.
+type Setting = (&'static str, String);
+
+/// A group that one process runs in. Dropping it removes it; the process must have ended.
+#[derive(Debug)]
+pub(super) struct ControlGroup {
+    directories: Vec<Directory>,
+    /// The file that counts processes killed for lack of memory.
+    kills: Option<PathBuf>,
+    /// The limit of memory in force.
+    pub(super) memory_bytes: Option<u64>,
+}
+
+#[derive(Debug)]
+struct Directory {
+    path: PathBuf,
+    /// Says that the owner lives.
+    _lock: OwnedFd,
+}
+
+impl ControlGroup {
+    /// A group with `limits`; none if this machine lets nothing be limited. Says in `warnings` what is not.
+    ///
+    /// # Errors
+    /// A limit that makes no sense to the kernel.
+    pub(super) fn make(limits: &ResourceLimits, warnings: &mut Vec<String>) -> Result<Option<Self>, ExecError> {
+        let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+        let machine = Machine { groups: read(OWN_GROUPS), mounts: read(OWN_MOUNTS) };
+        let mut group = Self { directories: Vec::new(), kills: None, memory_bytes: None };
+        let mut for_version_two = Vec::new();
+        for controller in wanted(limits) {
+            match machine.version_one(controller) {
+                Some(parent) => {
+                    let made = group.directory_in(&parent).and_then(|path| {
+                        if controller == Controller::Cpuset {
+                            inherit_cpuset(&parent, &path)?;
+                        }
+                        Ok(path)
+                    });
+                    match made {
+                        Ok(path) => group.set(&path, controller, Version::One, limits)?,
+                        Err(error) => warnings.push(refused(controller, &parent, &error)),
+                    }
+                }
+                None => for_version_two.push(controller),
+            }
+        }
+        if !for_version_two.is_empty() {
+            group.version_two(&machine, &for_version_two, limits, warnings)?;
+        }
+        Ok((!group.directories.is_empty()).then_some(group))
+    }
+
+    fn version_two(
+        &mut self,
+        machine: &Machine,
+        wanted: &[Controller],
+        limits: &ResourceLimits,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), ExecError> {
+        let parents = machine.version_two();
+        let missing = |controller: &Controller| {
+            let there = parents.iter().any(|parent| listed(parent, "cgroup.controllers").contains(&controller.name().to_owned()));
+            (!there).then(|| {
+                format!(
+                    "the limit of {} is not in force: this machine has no control group controller {:?} for rbuild",
+                    controller.subject(),
+                    controller.name()
+                )
+            })
+        };
+        warnings.extend(wanted.iter().filter_map(missing));
+        let wanted: Vec<Controller> = wanted.iter().copied().filter(|controller| missing(controller).is_none()).collect();
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        // Where everything is turned on already nothing has to be changed; the nearest group first.
+        let mut last = None;
+        for turn_on in [false, true] {
+            for parent in &parents {
+                match self.child_of(parent, &wanted, turn_on) {
+                    Ok(path) => return wanted.iter().try_for_each(|controller| self.set(&path, *controller, Version::Two, limits)),
+                    Err(error) => last = last.or(Some((parent.clone(), error))),
+                }
+            }
+        }
+        if let Some((parent, error)) = last {
+            warnings.extend(wanted.iter().map(|controller| refused(*controller, &parent, &error)));
+        }
+        Ok(())
+    }
+
+    /// A group below `parent` (version 2) that `wanted` work in.
+    fn child_of(&mut self, parent: &Path, wanted: &[Controller], turn_on: bool) -> io::Result<PathBuf> {
+        // Moving a process needs the right to write here as well, since it comes from a group below.
+        rustix::fs::access(parent.join("cgroup.procs"), Access::WRITE_OK)?;
+        let on = listed(parent, "cgroup.subtree_control");
+        let off: Vec<String> = wanted.iter().filter(|wanted| !on.iter().any(|on| on == wanted.name())).map(|c| format!("+{}", c.name())).collect();
+        if !off.is_empty() {
+            if !turn_on {
+                return Err(io::Error::other("its controllers are not turned on for groups below it"));
+            }
+            write(&parent.join("cgroup.subtree_control"), &off.join(" "))?;
+        }
+        self.directory_in(parent)
+    }
+
+    /// A directory of this group's in `parent`: the one that is there already, else a new one.
+    fn directory_in(&mut self, parent: &Path) -> io::Result<PathBuf> {
+        if let Some(there) = self.directories.iter().find(|directory| directory.path.parent() == Some(parent)) {
+            return Ok(there.path.clone());
+        }
+        sweep(parent);
+        loop {
+            static NEXT: AtomicU64 = AtomicU64::new(0);
+            let path = parent.join(format!("{PREFIX}{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+            match fs::create_dir(&path) {
+                // Of a process with our number that was killed, or that lives in another namespace of processes.
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+                result => result?,
+            }
+            // Somebody who sweeps may have taken it for abandoned before it was locked.
+            let Some(lock) = lock(&path).filter(|_| path.is_dir()) else { continue };
+            self.directories.push(Directory { path: path.clone(), _lock: lock });
+            return Ok(path);
+        }
+    }
+
+    fn set(&mut self, path: &Path, controller: Controller, version: Version, limits: &ResourceLimits) -> Result<(), ExecError> {
+        for (name, value) in settings(controller, version, limits) {
+            let file = path.join(name);
+            match write(&file, &value) {
+                Ok(()) => {}
+                // A machine that counts no swap has no such file, and then nothing is swapped beyond the limit either.
+                Err(error) if error.kind() == io::ErrorKind::NotFound && is_swap(name) => {}
+                // Out of its range, or above what the groups around it leave.
+                Err(_) => {
+                    return Err(ExecError::Invalid { what: "limit", value: format!("{name}={value}"), reason: "this machine does not take it" });
+                }
+            }
+        }
+        if controller == Controller::Memory {
+            self.memory_bytes = limits.memory_bytes;
+            self.kills = Some(path.join(if version == Version::One { "memory.oom_control" } else { "memory.events" }));
+        }
+        Ok(())
+    }
+
+    /// Descriptors through which a process that writes `0` joins.
+    pub(super) fn doors(&self) -> Result<Vec<OwnedFd>, ExecError> {
+        let open = |directory: &Directory| {
+            let path = directory.path.join("cgroup.procs");
+            rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
+                .map_err(|errno| ExecError::refused(format!("open {}", path.display()), errno, ""))
+        };
+        self.directories.iter().map(open).collect()
+    }
+
+    /// How many processes were killed for lack of memory within the limit.
+    pub(super) fn kills(&self) -> u64 {
+        let text = self.kills.as_ref().and_then(|path| fs::read_to_string(path).ok()).unwrap_or_default();
+        text.lines().find_map(|line| line.strip_prefix("oom_kill ")?.trim().parse().ok()).unwrap_or(0)
+    }
+}
+
+impl Drop for ControlGroup {
+    fn drop(&mut self) {
+        for directory in &self.directories {
+            for _ in 0..REMOVALS {
+                match fs::remove_dir(&directory.path) {
+                    Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => std::thread::sleep(BETWEEN_REMOVALS),
+                    // Gone, or not to be removed by us: whoever comes next sweeps.
+                    _ => break,
+                }
+            }
+        }
+    }
+}
+
+/// Removes groups of builders that ended without doing so. Those of living ones are locked.
+fn sweep(parent: &Path) {
+    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
+        if entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
+            && let Some(_lock) = lock(&entry.path())
+        {
+            // One that still has processes cannot be removed, and is tried again next time.
+            drop(fs::remove_dir(entry.path()));
+        }
+    }
+}
+
+fn lock(path: &Path) -> Option<OwnedFd> {
+    let directory = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
+    rustix::fs::flock(&directory, FlockOperation::NonBlockingLockExclusive).ok()?;
+    Some(directory)
+}
+
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    // In one call, and never making a file: that would be one on a disk.
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, text.as_bytes())?;
+    Ok(())
+}
+
+/// A group of version 1 has no processors and no memory until it is given some.
+fn inherit_cpuset(parent: &Path, child: &Path) -> io::Result<()> {
+    for name in ["cpuset.cpus", "cpuset.mems"] {
+        write(&child.join(name), fs::read_to_string(parent.join(name))?.trim())?;
+    }
+    Ok(())
+}
+
+fn refused(controller: Controller, parent: &Path, error: &io::Error) -> String {
+    let remedy = "run rbuild as root, or with control groups delegated to you: systemd-run --user --scope -p Delegate=yes rbuild …";
+    format!("the limit of {} is not in force: {} takes no group of rbuild's ({error}); {remedy}", controller.subject(), parent.display())
+}
+
+fn wanted(limits: &ResourceLimits) -> Vec<Controller> {
+    let cpu = limits.cpu_shares.is_some() || limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some();
+    let all = [
+        (limits.memory_bytes.is_some() || limits.memory_swap_bytes.is_some(), Controller::Memory),
+        (cpu, Controller::Cpu),
+        (limits.cpuset_cpus.is_some() || limits.cpuset_mems.is_some(), Controller::Cpuset),
+    ];
+    all.into_iter().filter(|(wanted, _)| *wanted).map(|(_, controller)| controller).collect()
+}
+
+fn is_swap(name: &str) -> bool {
+    ["memory.memsw.limit_in_bytes", "memory.swap.max"].contains(&name)
+}
+
+/// What is written where, in order.
+fn settings(controller: Controller, version: Version, limits: &ResourceLimits) -> Vec<Setting> {
+    let mut settings: Vec<Setting> = Vec::new();
+    let mut add = |name, value: Option<String>| settings.extend(value.map(|value| (name, value)));
+    // As docker has it: as much swap again as memory.
+    let both = limits.memory_swap_bytes.or(limits.memory_bytes.map(|memory| memory.saturating_mul(2)));
+    match (controller, version) {
+        (Controller::Memory, Version::One) => {
+            add("memory.limit_in_bytes", limits.memory_bytes.map(|bytes| bytes.to_string()));
+            add("memory.memsw.limit_in_bytes", both.map(|bytes| if bytes == u64::MAX { "-1".to_owned() } else { bytes.to_string() }));
+        }
+        (Controller::Memory, Version::Two) => {
+            add("memory.max", limits.memory_bytes.map(|bytes| bytes.to_string()));
+            let swap =
+                |bytes: u64| if bytes == u64::MAX { "max".to_owned() } else { bytes.saturating_sub(limits.memory_bytes.unwrap_or(0)).to_string() };
+            add("memory.swap.max", both.map(swap));
+        }
+        (Controller::Cpu, Version::One) => {
+            add("cpu.shares", limits.cpu_shares.map(|shares| shares.to_string()));
+            add("cpu.cfs_period_us", limits.cpu_period_us.map(|period| period.to_string()));
+            add("cpu.cfs_quota_us", limits.cpu_quota_us.map(|quota| quota.to_string()));
+        }
+        (Controller::Cpu, Version::Two) => {
+            // 2 to 262144 become 1 to 10000, as all runtimes do it.
+            add("cpu.weight", limits.cpu_shares.map(|shares| (1 + (shares.clamp(2, 262_144) - 2) * 9999 / 262_142).to_string()));
+            let quota = limits.cpu_quota_us.map_or_else(|| "max".to_owned(), |quota| quota.to_string());
+            let is_set = limits.cpu_quota_us.is_some() || limits.cpu_period_us.is_some();
+            add("cpu.max", is_set.then(|| format!("{quota} {}", limits.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US))));
+        }
+        (Controller::Cpuset, _) => {
+            add("cpuset.cpus", limits.cpuset_cpus.clone());
+            add("cpuset.mems", limits.cpuset_mems.clone());
+        }
+    }
+    settings
+}
+
+fn listed(group: &Path, file: &str) -> Vec<String> {
+    fs::read_to_string(group.join(file)).unwrap_or_default().split_ascii_whitespace().map(str::to_owned).collect()
+}
+
+/// What the machine says about this process's groups.
+struct Machine {
+    groups: String,
+    mounts: String,
+}
+
+impl Machine {
+    /// This process's group of a controller that is under version 1.
+    fn version_one(&self, controller: Controller) -> Option<PathBuf> {
+        let own = self.groups.lines().find_map(|line| {
+            let mut fields = line.splitn(3, ':');
+            let controllers = fields.nth(1)?;
+            controllers.split(',').any(|name| name == controller.name()).then(|| fields.next()).flatten()
+        })?;
+        self.mounts().find_map(|mount| {
+            let is_here = mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller.name());
+            if is_here { mount.place(own) } else { None }
+        })
+    }
+
+    /// This process's group of version 2 and those above it, the nearest first.
+    fn version_two(&self) -> Vec<PathBuf> {
+        let Some(own) = self.groups.lines().find_map(|line| line.strip_prefix("0::")) else { return Vec::new() };
+        let Some((mount, place)) = self.mounts().filter(|mount| mount.kind == "cgroup2").find_map(|mount| Some((mount.point, mount.place(own)?)))
+        else {
+            return Vec::new();
+        };
+        place.ancestors().take_while(|ancestor| ancestor.starts_with(mount)).map(Path::to_owned).collect()
+    }
+
+    fn mounts(&self) -> impl Iterator<Item = GroupMount<'_>> {
+        self.mounts.lines().filter_map(|line| {
+            let (before, after) = line.split_once(" - ")?;
+            let mut before = before.split(' ').skip(3);
+            let (root, point) = (before.next()?, before.next()?);
+            let mut after = after.split(' ');
+            Some(GroupMount { root, point, kind: after.next()?, options: after.nth(1)? })
+        })
+    }
+}
+
+struct GroupMount<'a> {
+    root: &'a str,
+    point: &'a str,
+    kind: &'a str,
+    options: &'a str,
+}
+
+impl GroupMount<'_> {
+    /// Where the group is below this mount, which may show a part of the hierarchy only.
+    fn place(&self, group: &str) -> Option<PathBuf> {
+        let below = Path::new(group).strip_prefix(self.root).ok()?;
+        // A group outside of this process's namespace of groups cannot be named.
+        let is_inside = below.components().all(|component| matches!(component, std::path::Component::Normal(_)));
+        is_inside.then(|| Path::new(self.point).components().chain(below.components()).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limits() -> ResourceLimits {
+        ResourceLimits {
+            memory_bytes: Some(100),
+            memory_swap_bytes: None,
+            cpu_shares: Some(1024),
+            cpu_period_us: None,
+            cpu_quota_us: Some(50_000),
+            cpuset_cpus: Some("0-1".to_owned()),
+            cpuset_mems: None,
+        }
+    }
+
+    #[test]
+    fn e1_11_limits_become_the_files_of_each_version() {
+        let all = |version, limits: &ResourceLimits| -> Vec<String> {
+            let each = wanted(limits).into_iter().flat_map(|controller| settings(controller, version, limits));
+            each.map(|(name, value)| format!("{name}={value}")).collect()
+        };
+        assert_eq!(
+            all(Version::One, &limits()),
+            ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=200", "cpu.shares=1024", "cpu.cfs_quota_us=50000", "cpuset.cpus=0-1"]
+        );
+        assert_eq!(
+            all(Version::Two, &limits()),
+            ["memory.max=100", "memory.swap.max=100", "cpu.weight=39", "cpu.max=50000 100000", "cpuset.cpus=0-1"]
+        );
+        let swap =
+            ResourceLimits { memory_bytes: Some(5), memory_swap_bytes: Some(u64::MAX), cpu_period_us: Some(1000), ..ResourceLimits::default() };
+        assert_eq!(all(Version::One, &swap), ["memory.limit_in_bytes=5", "memory.memsw.limit_in_bytes=-1", "cpu.cfs_period_us=1000"]);
+        assert_eq!(all(Version::Two, &swap), ["memory.max=5", "memory.swap.max=max", "cpu.max=max 1000"]);
+        assert!(all(Version::One, &ResourceLimits::default()).is_empty() && ResourceLimits::default().is_empty());
+    }
+
+    #[test]
+    fn groups_are_found_where_the_machine_has_them() {
+        let hybrid = Machine {
+            groups: "9:name=systemd:/\n4:memory:/a/b\n2:cpu,cpuacct:/\n0::/u/s\n".to_owned(),
+            mounts: "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
+                     35 31 0:32 /a /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
+                     36 31 0:33 / /sys/fs/cgroup/cpu rw,relatime shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
+                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
+                .to_owned(),
+        };
+        assert_eq!(hybrid.version_one(Controller::Memory).as_deref(), Some(Path::new("/sys/fs/cgroup/memory/b")));
+        assert_eq!(hybrid.version_one(Controller::Cpu).as_deref(), Some(Path::new("/sys/fs/cgroup/cpu")));
+        assert_eq!(hybrid.version_one(Controller::Cpuset), None);
+        assert_eq!(hybrid.version_two(), ["/sys/fs/cgroup/unified/u/s", "/sys/fs/cgroup/unified/u", "/sys/fs/cgroup/unified"].map(PathBuf::from));
+        let outside = Machine { groups: "0::/../other\n".to_owned(), mounts: "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n".to_owned() };
+        assert!(outside.version_two().is_empty() && outside.version_one(Controller::Memory).is_none());
+    }
+}
