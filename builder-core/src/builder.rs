@@ -22,6 +22,7 @@ pub use tokio_util::sync::CancellationToken;
 use crate::content::{Limits, Stack, Store, StoreError};
 use crate::error::{BuildError, StepError};
 use crate::event::{EventSink, TaskId, Tasks};
+use crate::export::early::Early;
 use crate::export::{self, ExportRequest, Exported};
 use crate::frontend::{Answer, Compilation, Compiled, MAX_ROUNDS, Need, Resolved, TargetImage};
 use crate::graph::{Graph, Op, SourceOp, VertexId};
@@ -165,6 +166,8 @@ impl Build<'_> {
         let Compiled { graph, targets, .. } = compiled;
         let wanted: Vec<VertexId> = targets.iter().filter_map(|target| target.vertex).collect();
         let needed = graph.reachable(&wanted);
+        let export = self.export_request(epoch);
+        let (made, early) = Early::new(&export, &graph, &wanted, self.store, &self.sources.threads);
         let vertices = Arc::new(Vertices::new(VerticesOf {
             graph: graph.clone(),
             needed: needed.clone(),
@@ -175,14 +178,15 @@ impl Build<'_> {
             settings: self.exec_settings(),
             tasks: Arc::clone(&self.tasks),
             parallel: self.config.max_parallel,
+            made,
         }));
-        let scheduled = scheduler::run(Arc::clone(&vertices), &graph, &wanted, self.config.max_parallel, &self.cancel).await;
+        let scheduled = self.schedule(&vertices, &graph, &wanted, early).await;
         if scheduled.is_err() {
             vertices.finish_settling().await;
         }
         let results = scheduled.map_err(|ended| step_error(&graph, ended))?;
         let images = assemble(&targets, &graph, &results, epoch).map_err(|cause| BuildError::Internal(cause.to_string()))?;
-        let exported = self.export(&images, epoch).await?;
+        let exported = self.export(&images, &export).await?;
         vertices.finish_images();
         let count = |state| needed.iter().filter(|&&id| is_step(&graph, id) && results.state(id) == state).count();
         let (steps_run, steps_cached) = (count(VertexState::Done), count(VertexState::Cached));
@@ -286,20 +290,55 @@ impl Build<'_> {
         }
     }
 
-    async fn export(&self, images: &[FinalImage], epoch: Option<i64>) -> Result<Exported, BuildError> {
-        let name = export_name(&self.request.outputs, !self.request.tags.is_empty());
-        let task = self.tasks.plan(name, None);
-        self.tasks.start(task);
-        let request = ExportRequest {
+    /// Runs the graph, and packs its layers beside.
+    async fn schedule(
+        &self,
+        vertices: &Arc<Vertices>,
+        graph: &Graph,
+        wanted: &[VertexId],
+        early: Early,
+    ) -> Result<Results<VertexValue>, Ended<VertexFailure>> {
+        let packed_enough = early.ending();
+        let packing = early.run();
+        let scheduling = async {
+            let scheduled = scheduler::run(Arc::clone(vertices), graph, wanted, self.config.max_parallel, &self.cancel).await;
+            packed_enough.cancel();
+            scheduled
+        };
+        tokio::pin!(packing, scheduling);
+        let scheduled = tokio::select! {
+            biased;
+            scheduled = &mut scheduling => scheduled,
+            () = &mut packing => return scheduling.await,
+        };
+        if scheduled.is_ok() {
+            // The layer in work is wanted; of a build that failed it is not, and is dropped.
+            tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => return Err(Ended::Cancelled),
+                () = packing => {}
+            }
+        }
+        scheduled
+    }
+
+    fn export_request(&self, epoch: Option<i64>) -> ExportRequest<'_> {
+        ExportRequest {
             outputs: &self.request.outputs,
             tags: &self.request.tags,
             annotations: &self.request.annotations,
             source_date_epoch: epoch,
             timestamps: self.request.timestamps,
             tripwire: Tripwire::new(&self.request.secrets, &self.request.allow_secret_in_image).map(Arc::new),
-        };
+        }
+    }
+
+    async fn export(&self, images: &[FinalImage], request: &ExportRequest<'_>) -> Result<Exported, BuildError> {
+        let name = export_name(&self.request.outputs, !self.request.tags.is_empty());
+        let task = self.tasks.plan(name, None);
+        self.tasks.start(task);
         let progress = TaskProgress { tasks: &self.tasks, task };
-        match self.or_cancelled(export::export(&request, images, self.store, &self.sources, &progress)).await? {
+        match self.or_cancelled(export::export(request, images, self.store, &self.sources, &progress)).await? {
             Ok(exported) => {
                 self.tasks.done(task);
                 Ok(exported)

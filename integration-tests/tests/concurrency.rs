@@ -96,3 +96,28 @@ fn anything_runs(word: &str) -> bool {
     let command_lines = processes.filter_map(|process| std::fs::read(process.path().join("cmdline")).ok());
     command_lines.into_iter().any(|line| String::from_utf8_lossy(&line).split('\0').any(|arg| arg == word))
 }
+
+#[test]
+fn layers_are_packed_while_later_steps_run() {
+    let bed = Bed::with_registry();
+    let meeting = Meeting::start();
+    let text = format!("FROM busybox\nRUN echo early-marker > /marker\nRUN --network=host wget -q -O /b {}/meet/packed/2\n", meeting.url());
+    let context = bed.context("context", &[("Dockerfile", &text)]);
+    let build = bed.build(&context).args(["--allow", "network.host"]).start();
+    let blobs = bed.state().join("v1/blobs/sha256");
+    let is_marker = |entry: std::fs::DirEntry| {
+        let mut plain = Vec::new();
+        let Ok(packed) = std::fs::read(entry.path()) else { return false };
+        // The base is larger by far.
+        let read = packed.len() < 100_000 && std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut plain).is_ok();
+        read && plain.windows(12).any(|window| window == b"early-marker")
+    };
+    // The second step runs until the first one's blob is there.
+    while !std::fs::read_dir(&blobs).into_iter().flatten().flatten().any(is_marker) {
+        std::thread::yield_now();
+    }
+    meeting.join("packed");
+    let outcome = build.wait();
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert_eq!(outcome.image().file("b").as_deref(), Some(&b"ok\n"[..]));
+}

@@ -11,6 +11,7 @@
 mod annotations;
 mod archive;
 mod documents;
+pub(crate) mod early;
 mod layout;
 mod push;
 mod rootfs;

@@ -30,6 +30,7 @@ use crate::cache::{Commit, Key, KeyFields, Record};
 use crate::content::{Stack, StackLayer, Store, lock};
 use crate::error::StepError;
 use crate::event::{TaskId, Tasks};
+use crate::export::early::Made;
 use crate::graph::{ExecOp, FileAction, FileOp, Graph, MountKind, Network, Op, SourceOp, VertexId};
 use crate::plan::{self, FieldedKey};
 use crate::request::LocalContext;
@@ -100,6 +101,7 @@ pub struct Vertices {
     /// What earlier builds committed is made durable beside the first step that runs.
     settling: Mutex<Option<JoinHandle<()>>>,
     settle_once: Once,
+    made: Made,
 }
 
 /// What belongs to one build.
@@ -122,6 +124,8 @@ pub struct VerticesOf {
     pub tasks: Arc<Tasks>,
     /// Most steps at a time.
     pub parallel: usize,
+    /// Is told of layers that steps have made.
+    pub made: Made,
 }
 
 /// Keys of a vertex that must run, the most specific last.
@@ -133,7 +137,7 @@ impl Vertices {
     /// The vertices of `build`; announces the needed ones.
     #[must_use]
     pub fn new(build: VerticesOf) -> Self {
-        let VerticesOf { graph, needed, store, sources, remotes, contexts, settings, tasks, parallel } = build;
+        let VerticesOf { graph, needed, store, sources, remotes, contexts, settings, tasks, parallel, made } = build;
         let hidden = tasks.plan("", None);
         let mut task_of = vec![hidden; graph.ids().count()];
         let mut image_tasks = Vec::new();
@@ -164,6 +168,7 @@ impl Vertices {
             stubs: OnceLock::new(),
             settling: Mutex::default(),
             settle_once: Once::new(),
+            made,
         }
     }
 
@@ -564,6 +569,7 @@ impl Vertices {
         let record = Record { stack: below.with(stack_layer), created: SystemTime::now(), log };
         let id: LayerId = stack_layer.id;
         self.store.db().commit(&Commit { layer: Some(id), keys, record: &record, name: &self.graph.vertex(vertex).meta.name }).map_err(failure)?;
+        self.made.layer(vertex, id);
         Ok(value_of(record))
     }
 }
