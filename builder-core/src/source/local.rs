@@ -35,6 +35,8 @@ const BENEATH: ResolveFlags = ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLI
 /// Sets of files that are read by more than one thread: at least this many files, or this many bytes.
 const PARALLEL_FILES: usize = 64;
 const PARALLEL_BYTES: u64 = 8 << 20;
+/// Directories that are listed by more than one thread: at least this many.
+const PARALLEL_DIRS: usize = 16;
 /// Threads that hash: each has a buffer, and disks have no more to give.
 const MAX_THREADS: usize = 8;
 /// Files that were read after which the index is written at once.
@@ -322,11 +324,7 @@ impl LocalTree {
     /// Reads many files, on as many threads as pay, and remembers what they hold.
     fn read_files(&self, paths: &[TreePath], bytes: u64) -> Result<(), StepError> {
         let began = now();
-        let threads = if paths.len() >= PARALLEL_FILES || (paths.len() > 1 && bytes >= PARALLEL_BYTES) {
-            std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS)
-        } else {
-            1
-        };
+        let threads = if paths.len() >= PARALLEL_FILES || (paths.len() > 1 && bytes >= PARALLEL_BYTES) { threads() } else { 1 };
         let next = AtomicUsize::new(0);
         let stop = AtomicBool::new(false);
         let work = || {
@@ -424,6 +422,35 @@ impl SourceTree for LocalTree {
         Ok(listing.iter().map(|child| self.entry(path.child(&child.name), child)).collect())
     }
 
+    fn expect_walk(&self, path: &TreePath) {
+        if self.root.is_none() || lock(&self.listings).contains_key(path) {
+            return;
+        }
+        // Level by level: nobody waits for a queue to fill.
+        let mut level = vec![path.clone()];
+        while !level.is_empty() {
+            let next = AtomicUsize::new(0);
+            let work = || {
+                let mut below = Vec::new();
+                while let Some(dir) = level.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    // What can't be listed fails in the walk itself, where its place is.
+                    let Ok(listing) = self.listing(dir) else { continue };
+                    let is_dir = |child: &&Child| FileType::from_raw_mode(child.stat.mode) == FileType::Directory;
+                    below.extend(listing.iter().filter(is_dir).map(|child| dir.child(&child.name)));
+                }
+                below
+            };
+            let threads = if level.len() >= PARALLEL_DIRS { threads() } else { 1 };
+            level = std::thread::scope(|scope| {
+                let others: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+                let mut below = work();
+                // A thread that panicked leaves what it had to the walk itself.
+                others.into_iter().for_each(|thread| below.extend(thread.join().unwrap_or_default()));
+                below
+            });
+        }
+    }
+
     fn read_digests(&self, files: &[TreePath]) -> Result<(), StepError> {
         let mut paths = Vec::new();
         let mut bytes = 0;
@@ -461,6 +488,10 @@ fn set_capability(meta: &mut Meta, content: &Content) {
     if !content.capability.is_empty() {
         meta.xattrs.push((Box::from(&b"security.capability"[..]), content.capability.clone()));
     }
+}
+
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from).clamp(1, MAX_THREADS)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -81,6 +81,11 @@ impl PatternList {
         Ok(Self { patterns: list })
     }
 
+    /// Whether nothing matches.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.patterns.is_empty()
+    }
+
     /// Whether a pattern takes back what others matched, so that directories that match must be looked into.
     pub(crate) fn has_negations(&self) -> bool {
         self.patterns.iter().any(|pattern| pattern.negated)

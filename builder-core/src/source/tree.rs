@@ -93,6 +93,11 @@ pub trait SourceTree {
     /// Files that can't be read, that vanished or change while they are read.
     fn read_digests(&self, files: &[TreePath]) -> Result<(), StepError>;
 
+    /// Everything below the directory `path` is going to be listed: a tree whose listings take time may get them on several threads.
+    fn expect_walk(&self, path: &TreePath) {
+        let _ = path;
+    }
+
     /// What leaves out a path that would be there otherwise, in words: `line 3 of .dockerignore: *.md`.
     fn left_out_by(&self, path: &TreePath) -> Option<String> {
         let _ = path;

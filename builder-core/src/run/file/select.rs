@@ -237,6 +237,10 @@ impl Selection<'_> {
             visit(item)?;
         }
         let Some(Walk { dir, rel, include }) = &found.walk else { return Ok(()) };
+        // Only what is selected is looked at: with patterns nobody knows before what that is.
+        if include.is_none() && self.selector.excludes.is_empty() {
+            self.selector.tree.expect_walk(dir);
+        }
         self.selector.walk(dir, rel, include.as_ref(), &mut Vec::new(), visit)
     }
 

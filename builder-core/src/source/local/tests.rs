@@ -170,6 +170,73 @@ fn racily_clean_files_are_read_again() {
 }
 
 #[test]
+fn two_builds_of_one_context_at_once_know_no_less_than_one_of_them() {
+    let case = Case::new(&[("a", "one"), ("b", "two")]);
+    let (first, second) = (case.open(None), case.open(None));
+    digest(&first, "a").expect("read");
+    digest(&second, "b").expect("read");
+    settle(&first);
+    settle(&second);
+    drop((first, second));
+    let third = case.open(None);
+    assert_eq!(digest(&third, "b").expect("known"), Sha256Digest::of(b"two"));
+    assert_eq!(third.unsaved.load(Ordering::Relaxed), 0, "what the later one wrote is known");
+    assert_eq!(digest(&third, "a").expect("read"), Sha256Digest::of(b"one"));
+}
+
+#[test]
+fn the_index_forgets_what_is_gone_and_keeps_what_was_not_looked_at() {
+    let case = Case::new(&[("x/gone", "1"), ("x/kept", "2"), ("y/unseen", "3")]);
+    let first = case.open(None);
+    for file in ["x/gone", "x/kept", "y/unseen"] {
+        digest(&first, file).expect("read");
+    }
+    settle(&first);
+    drop(first);
+    fs::remove_file(case.dir.path().join("x/gone")).expect("removed");
+    case.write("x/new", "4");
+    let second = case.open(None);
+    names(&second, "x");
+    digest(&second, "x/new").expect("read");
+    settle(&second);
+    drop(second);
+    let index = StatIndex::load(&case.index_file().expect("an index"));
+    assert_eq!(index.entries().map(|(path, ..)| String::from_utf8_lossy(path).into_owned()).collect::<Vec<_>>(), ["x/kept", "x/new", "y/unseen"]);
+}
+
+#[test]
+fn a_broken_index_is_as_good_as_none() {
+    let case = Case::new(&[("a", "one")]);
+    let first = case.open(None);
+    digest(&first, "a").expect("read");
+    settle(&first);
+    drop(first);
+    fs::write(case.index_file().expect("an index"), b"rbuild stat 1").expect("written");
+    let second = case.open(None);
+    assert_eq!(digest(&second, "a").expect("read"), Sha256Digest::of(b"one"));
+    settle(&second);
+    drop(second);
+    assert_eq!(StatIndex::load(&case.index_file().expect("an index")).len(), 1, "and is replaced");
+}
+
+#[test]
+fn a_walk_that_is_expected_finds_what_a_walk_finds() {
+    let files: Vec<String> = (0..200).map(|n| format!("d{}/e{}/f{n}", n % 7, n % 30)).collect();
+    let case = Case::new(&files.iter().map(|file| (file.as_str(), file.as_str())).collect::<Vec<_>>());
+    let rules = || Some(Rules(vec!["d1", "d2/e2"], vec!["d1/e1"]));
+    let (expected, plain) = (case.open(rules()), case.open(rules()));
+    expected.expect_walk(&TreePath::root());
+    let listed = lock(&expected.listings).len();
+    let mut todo = vec![TreePath::root()];
+    while let Some(dir) = todo.pop() {
+        let entries = plain.list(&dir).expect("listed");
+        assert_eq!(expected.list(&dir).expect("listed"), entries);
+        todo.extend(entries.into_iter().filter(Entry::is_dir).map(|entry| entry.path));
+    }
+    assert_eq!(lock(&expected.listings).len(), listed, "all of it was listed before");
+}
+
+#[test]
 fn a_context_that_changes_during_the_build_is_an_error_naming_the_file() {
     let case = Case::new(&[("dir/a", "one"), ("dir/b", "two")]);
     let tree = case.open(None);
