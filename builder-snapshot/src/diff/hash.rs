@@ -32,19 +32,23 @@ pub(super) struct Read {
 pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)]) -> Result<Vec<Read>, SnapshotError> {
     let bytes: u64 = paths.iter().map(|(_, size)| size).sum();
     let threads = if bytes >= PARALLEL_BYTES || paths.len() >= PARALLEL_FILES { 2.min(paths.len()) } else { 1 };
-    let results: Mutex<Vec<Option<Result<Read, SnapshotError>>>> = Mutex::new((0..paths.len()).map(|_| None).collect());
+    let results: Mutex<Vec<Option<Read>>> = Mutex::new((0..paths.len()).map(|_| None).collect());
+    let failure: Mutex<Option<SnapshotError>> = Mutex::new(None);
     let next = AtomicUsize::new(0);
     let work = || {
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some((path, _)) = paths.get(i) else { return };
-            let result = read(root, path).map_err(SnapshotError::io("read", path.display()));
-            let failed = result.is_err();
-            if let Some(slot) = results.lock().unwrap_or_else(PoisonError::into_inner).get_mut(i) {
-                *slot = Some(result);
-            }
-            if failed {
-                next.store(paths.len(), Ordering::Relaxed);
+            match read(root, path).map_err(SnapshotError::io("read", path.display())) {
+                Ok(read) => {
+                    if let Some(slot) = results.lock().unwrap_or_else(PoisonError::into_inner).get_mut(i) {
+                        *slot = Some(read);
+                    }
+                }
+                Err(error) => {
+                    failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+                    next.store(paths.len(), Ordering::Relaxed);
+                }
             }
         }
     };
@@ -56,20 +60,12 @@ pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)]) -> Resu
     } else {
         work();
     }
+    if let Some(error) = failure.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        return Err(error);
+    }
+    // In place: for a hundred thousand files a second list would be 6 MiB.
     let results = results.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut reads = Vec::with_capacity(paths.len());
-    let mut unread = None;
-    for (result, (path, _)) in results.into_iter().zip(paths) {
-        match result {
-            Some(result) => reads.push(result?),
-            // Skipped because another file failed: that one's error comes later in this loop.
-            None => unread = unread.or(Some(*path)),
-        }
-    }
-    match unread {
-        None => Ok(reads),
-        Some(path) => Err(SnapshotError::io("read", path.display())(io::Error::other("not read"))),
-    }
+    Ok(results.into_iter().map(|read| read.expect("nothing failed, so that every file was read")).collect())
 }
 
 fn read(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Read> {

@@ -13,6 +13,8 @@ struct FileRecord {
     size: u64,
     digest: Sha256Digest,
     meta: Meta,
+    /// On disk it is the inode of a committed layer's file.
+    is_linked: bool,
 }
 
 /// Which inode.
@@ -55,9 +57,18 @@ impl Table {
 
     pub(crate) fn put_file(&mut self, path: TreePath, size: u64, digest: Sha256Digest, meta: Meta) -> FileId {
         let id = FileId(self.files.len());
-        self.files.push(FileRecord { size, digest, meta });
+        self.files.push(FileRecord { size, digest, meta, is_linked: false });
         self.slots.insert(path, Kept::File(id));
         id
+    }
+
+    /// Says of a file that it is linked to a committed one.
+    pub(crate) fn set_linked(&mut self, id: FileId) {
+        self.files[id.0].is_linked = true;
+    }
+
+    pub(crate) fn is_linked(&self, id: FileId) -> bool {
+        self.files[id.0].is_linked
     }
 
     pub(crate) fn link(&mut self, path: TreePath, id: FileId) {

@@ -11,7 +11,7 @@
 //!
 //! What a writer does not do: follow links in paths (resolve them first), glob, decide who owns what.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
@@ -128,10 +128,8 @@ pub struct TreeWriter {
     table: Table,
     /// Directories that hide what lower layers have in them.
     opaque: BTreeSet<TreePath>,
-    /// Inodes of committed layers that this layer links to.
-    linked: HashSet<(u64, u64)>,
-    /// The same, as files of the table.
-    linked_files: HashSet<FileId>,
+    /// Inodes of committed layers that this layer links to, by device.
+    linked: HashMap<u64, HashSet<u64>>,
     /// Whether the root directory itself was changed.
     root_changed: bool,
     piece: Box<[u8]>,
@@ -162,8 +160,7 @@ impl TreeWriter {
             dirs: OpenDirs::new(fd),
             table,
             opaque: BTreeSet::new(),
-            linked: HashSet::new(),
-            linked_files: HashSet::new(),
+            linked: HashMap::new(),
             root_changed: false,
             piece: vec![0; PIECE_BYTES].into(),
             stop: StopSignal::default(),
@@ -354,8 +351,7 @@ impl TreeWriter {
         let is_listed = sys::fs::file_type(&stat) == FileType::RegularFile
             && u64::try_from(stat.st_size) == Ok(listed.size)
             && sys::fs::mtime(&stat) == meta.mtime;
-        let inode = (stat.st_dev, stat.st_ino);
-        if !is_listed || self.linked.contains(&inode) {
+        if !is_listed || self.linked.get(&stat.st_dev).is_some_and(|inodes| inodes.contains(&stat.st_ino)) {
             return Ok(false);
         }
         self.make_way(path)?;
@@ -366,9 +362,9 @@ impl TreeWriter {
             Err(e) => Err(e.into()),
         })?;
         if linked {
-            self.linked.insert(inode);
+            self.linked.entry(stat.st_dev).or_default().insert(stat.st_ino);
             let id = self.table.put_file(path.clone(), listed.size, listed.digest, cleaned(meta));
-            self.linked_files.insert(id);
+            self.table.set_linked(id);
         }
         Ok(linked)
     }
@@ -606,7 +602,7 @@ impl TreeWriter {
     fn take_over(&mut self, path: &TreePath) -> Result<(), SnapshotError> {
         self.copy_up(path)?;
         if let Some(Slot::File(id)) = self.table.get(path)
-            && self.linked_files.remove(&id)
+            && self.table.is_linked(id)
         {
             let file = self.tree.open_file(path)?;
             let meta = self.table.meta_mut(path).map(|meta| meta.clone()).unwrap_or_default();
