@@ -39,7 +39,7 @@ impl ExitCode {
         match error {
             BuildError::Cancelled => Self::Cancelled,
             BuildError::Internal(_) => Self::Internal,
-            BuildError::Step { cause: StepError::Machine { .. }, .. } => Self::Machine,
+            BuildError::Machine { .. } | BuildError::Step { cause: StepError::Machine { .. }, .. } => Self::Machine,
             other => Self::of_message(&other.to_string()),
         }
     }

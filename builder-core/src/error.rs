@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use crate::content::StoreError;
 use crate::diagnostic::Diagnostic;
 use crate::graph::SourceLocation;
 
@@ -34,6 +35,14 @@ pub enum BuildError {
     /// The store can't be used.
     #[error("{0}")]
     Store(String),
+    /// The machine lets nothing be built.
+    #[error("{message}")]
+    Machine {
+        /// What is refused, and why.
+        message: String,
+        /// What to do about the machine.
+        help: String,
+    },
     /// A fault of rbuild itself.
     #[error("internal fault: {0}")]
     Internal(String),
@@ -103,6 +112,15 @@ impl std::fmt::Display for MissingSource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{:?}: not found in {}", self.path, self.place)?;
         self.reason.iter().try_for_each(|reason| write!(f, ": {reason}"))
+    }
+}
+
+impl From<StoreError> for BuildError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Machine(lack) => Self::Machine { message: lack.cause, help: lack.remedy },
+            other => Self::Store(other.to_string()),
+        }
     }
 }
 

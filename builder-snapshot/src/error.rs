@@ -63,14 +63,16 @@ pub enum SnapshotError {
         limit: usize,
     },
     /// The kernel does not mount the overlay.
-    #[error("cannot mount an overlay on {upper}: {source}{log}")]
+    #[error("cannot mount an overlay on {upper}: {source}{log}{}{remedy}", if remedy.is_empty() { "" } else { "; " })]
     Mount {
         /// The writable directory.
         upper: String,
         /// What the kernel answered.
         source: io::Error,
-        /// What the kernel wrote about it, with a leading `; `, and the remedy if it is known.
+        /// What the kernel wrote about it, with a leading `; `.
         log: String,
+        /// What to do; empty if nothing is known.
+        remedy: String,
     },
     /// A writer needs a snapshot that nothing has written to.
     #[error("the snapshot {path} has been written to already: a writer starts on an empty one")]
@@ -81,6 +83,16 @@ pub enum SnapshotError {
 }
 
 impl SnapshotError {
+    /// What the machine refuses, and the remedy, without the names of a moment; none if it is not the machine that is at fault.
+    #[must_use]
+    pub fn refusal(&self) -> Option<(String, String)> {
+        match self {
+            Self::Mount { source, .. } if source.kind() == io::ErrorKind::StorageFull => None,
+            Self::Mount { source, log, remedy, .. } => Some((format!("cannot mount an overlay: {source}{log}"), remedy.clone())),
+            _ => None,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: impl std::fmt::Display) -> impl FnOnce(io::Error) -> Self {
         let path = path.to_string();
         move |source| Self::Io { action, path, source }

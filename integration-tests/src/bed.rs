@@ -236,7 +236,19 @@ impl Build {
         self
     }
 
-    fn command(&self) -> Command {
+    /// What `rbuild doctor` says where this build would run.
+    ///
+    /// # Panics
+    /// When the binary can't be started.
+    #[must_use]
+    pub fn doctor(&self) -> Outcome {
+        let mut command = self.rbuild();
+        command.args(["doctor", "--format", "json"]);
+        Running { child: command.spawn().expect("rbuild starts"), output: None }.wait()
+    }
+
+    /// The program, as whom and where it runs, without its words.
+    fn rbuild(&self) -> Command {
         let mut words = self.under.clone();
         if let Some(User { uid, gid, .. }) = &self.user {
             words.push(require::tool("setpriv", "util-linux").into());
@@ -245,13 +257,19 @@ impl Build {
         }
         words.push(self.program().into());
         let mut command = Command::new(&words[0]);
-        command.args(&words[1..]).args(["build", "--progress", "plain"]).args(&self.args);
+        // The builder's own environment is small on purpose: nothing of the machine's leaks into a test.
+        command.args(&words[1..]).env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").envs(&self.env);
+        command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn command(&self) -> Command {
+        let mut command = self.rbuild();
+        command.args(["build", "--progress", "plain"]).args(&self.args);
         if let Some(output) = &self.output {
             command.arg("-o").arg(format!("type=oci,dest={}", output.display()));
         }
-        // The builder's own environment is small on purpose: nothing of the machine's leaks into a test.
-        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin").envs(&self.env);
-        command.arg(&self.context).current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.arg(&self.context);
         command
     }
 

@@ -12,6 +12,7 @@ use builder_core::event::{EventSink, TaskId};
 use builder_core::export::write_small_file;
 use builder_core::request::{BuildReport, BuildRequest, OutputDest};
 use builder_frontend::compile::{DockerfileFrontend, DockerfileSource};
+use builder_snapshot::diagnosis::{self, Lack};
 use builder_snapshot::user_namespace::{Entered, Ids, Isolation};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -75,6 +76,10 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
         limits: plan.limits.clone(),
         ..BuilderConfig::new(config::store_root(global, environment)?)
     };
+    if let Err(Lack { cause, remedy, .. }) = diagnosis::floor() {
+        let error = BuildError::Machine { message: cause, help: remedy };
+        return Voice { palette: &palette, machine }.failed(&error, &[], render::SHORT_TAIL_LINES);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build().context("cannot start threads")?;
     let code = runtime.block_on(async {
         let interrupts = Interrupts::listen().context("cannot listen for signals")?;
@@ -115,7 +120,7 @@ impl Voice<'_> {
 async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrupts, voice: Voice<'_>) -> Result<ExitCode> {
     let builder = match Builder::new(config) {
         Ok(builder) => builder,
-        Err(error) => return voice.failed(&BuildError::Store(error.to_string()), &[], render::SHORT_TAIL_LINES),
+        Err(error) => return voice.failed(&BuildError::from(error), &[], render::SHORT_TAIL_LINES),
     };
     let mut plan = plan;
     // The directory of an unpacked context lives until the build is over.

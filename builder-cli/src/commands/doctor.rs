@@ -8,10 +8,11 @@ use builder_snapshot::diagnosis;
 use builder_snapshot::doctor::{self, Builds, Finding, Question, Report, Status};
 
 use crate::args::{DoctorArgs, DoctorFormat, GlobalArgs};
+use crate::config;
 use crate::environment::Environment;
 use crate::exit_code::ExitCode;
 use crate::progress::palette::Palette;
-use crate::{config, progress::clean};
+use crate::render::clean_lines;
 
 /// Answers on standard output. Before any thread is started.
 pub(crate) fn run(global: &GlobalArgs, args: &DoctorArgs, environment: &Environment) -> Result<ExitCode> {
@@ -52,13 +53,13 @@ fn text(report: &Report, palette: &Palette) -> String {
         // Padded before it is painted: colours have no width.
         let padded = format!("{:7}", status.name());
         let word = colour.map_or_else(|| padded.clone(), |colour| Palette::paint(colour, &padded));
-        let _ = writeln!(text, "{word}  {:width$}  {}", facility.name(), clean::text(detail));
+        let _ = writeln!(text, "{word}  {:width$}  {}", facility.name(), clean_lines(detail));
         if let Some(lack) = lack {
-            let _ = writeln!(text, "{:9}why: {}", "", clean::text(&lack.cause));
+            let _ = writeln!(text, "{:9}why: {}", "", clean_lines(&lack.cause));
             if let Some(responsible) = &lack.responsible {
-                let _ = writeln!(text, "{:9}see: {}", "", clean::text(responsible));
+                let _ = writeln!(text, "{:9}see: {}", "", clean_lines(responsible));
             }
-            let _ = writeln!(text, "{:9}do:  {}", "", clean::text(&lack.remedy));
+            let _ = writeln!(text, "{:9}do:  {}", "", clean_lines(&lack.remedy));
         }
     }
     text
@@ -73,9 +74,10 @@ fn json(report: &Report) -> serde_json::Value {
                 "facility": facility.name(),
                 "status": status.name(),
                 "detail": detail,
-                "cause": lack.as_ref().map(|lack| &lack.cause),
-                "responsible": lack.as_ref().and_then(|lack| lack.responsible.as_ref()),
-                "remedy": lack.as_ref().map(|lack| &lack.remedy),
+                // In the words of a build's error.
+                "cause": lack.as_ref().map(|lack| clean_lines(&lack.cause)),
+                "responsible": lack.as_ref().and_then(|lack| lack.responsible.as_deref()),
+                "remedy": lack.as_ref().map(|lack| clean_lines(&lack.remedy)),
             })
         })
         .collect();

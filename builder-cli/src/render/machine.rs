@@ -71,6 +71,9 @@ impl Findings {
             BuildError::Cancelled => vec![plain("cancelled", error.to_string())],
             BuildError::Export(_) => vec![plain("export", super::clean_lines(&error.to_string()))],
             BuildError::Store(_) => vec![plain("store", super::clean_lines(&error.to_string()))],
+            BuildError::Machine { help, .. } => {
+                vec![Diagnostic { help: Some(super::clean_lines(help)), ..plain("machine", super::clean_lines(&error.to_string())) }]
+            }
             BuildError::Internal(_) => vec![plain("internal", super::clean_lines(&error.to_string()))],
         };
         for warning in warnings {

@@ -60,11 +60,14 @@ pub(crate) fn failure(error: &BuildError, palette: &Palette, tail_lines: usize) 
             }
             location.iter().for_each(|location| text.push_str(&excerpt(location)));
         }
-        BuildError::Cancelled | BuildError::Export(_) | BuildError::Store(_) | BuildError::Internal(_) => {}
+        BuildError::Cancelled | BuildError::Export(_) | BuildError::Store(_) | BuildError::Machine { .. } | BuildError::Internal(_) => {}
     }
     let message = clean_lines(&error.to_string());
     let _ = writeln!(text, "{} failed to build: failed to solve: {message}", Palette::paint(&palette.error, "ERROR:"));
     if let Some(help) = help.as_deref().or_else(|| exit_code::remedy(&message)) {
+        let _ = writeln!(text, "  = help: {}", clean_lines(help));
+    }
+    if let BuildError::Machine { help, .. } = error {
         let _ = writeln!(text, "  = help: {}", clean_lines(help));
     }
     if let BuildError::Internal(_) = error {
@@ -175,7 +178,7 @@ fn shown(line: &str) -> String {
 }
 
 /// Lines made harmless for a terminal, and without the numbers that the system gives its errors: the words stand before them.
-fn clean_lines(text: &str) -> String {
+pub(crate) fn clean_lines(text: &str) -> String {
     text.lines().map(|line| without_errno(&clean::text(line))).collect::<Vec<_>>().join("\n")
 }
 

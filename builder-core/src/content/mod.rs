@@ -38,6 +38,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use builder_snapshot::Sha256Digest;
+use builder_snapshot::diagnosis::{self, Lack};
 use builder_snapshot::snapshot::CommittedLayer;
 use builder_snapshot::toc::{LayerId, PackedToc, Toc};
 use builder_snapshot::user_namespace::IdMap;
@@ -64,6 +65,9 @@ const CACHED_TOC_ENTRIES: usize = 40_000;
 /// What is wrong with the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
+    /// The machine lets no store be kept safely.
+    #[error("{0}")]
+    Machine(Lack),
     /// A file operation failed.
     #[error("cannot {action} {path:?}: {source}{}", remedy(source.raw_os_error()))]
     Io {
@@ -191,11 +195,16 @@ impl Store {
     /// # Errors
     /// A directory that cannot be made or read, and network file systems.
     pub fn open(root: &Path) -> Result<Self, StoreError> {
+        diagnosis::floor().map_err(StoreError::Machine)?;
         let base = root.join(FORMAT);
         let is_new = !base.is_dir();
         if is_new {
-            make_dir(root)?;
-            make_dir(&base)?;
+            make_dir(root).and_then(|()| make_dir(&base)).map_err(|error| match error {
+                StoreError::Io { source, .. } if matches!(source.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem) => {
+                    StoreError::Machine(diagnosis::unwritable_store(root, &source.to_string()))
+                }
+                error => error,
+            })?;
         }
         if let Some(kind) = network_file_system(&base)? {
             return Err(StoreError::NetworkFileSystem { path: root.to_path_buf(), kind });

@@ -18,7 +18,8 @@ use std::time::Duration;
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
+    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource, SecurityMode, Ulimit,
+    resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
 use builder_snapshot::toc::Timestamp;
@@ -171,12 +172,9 @@ fn exec_failed(error: &ExecError, masker: &Masker) -> StepError {
 }
 
 fn mount_failed(error: SnapshotError) -> StepError {
-    match error {
-        // A full disk is no forbidding machine.
-        SnapshotError::Mount { ref source, .. } if source.kind() != std::io::ErrorKind::StorageFull => {
-            StepError::Machine { message: error.to_string(), help: None }
-        }
-        other => text(other),
+    match error.refusal() {
+        Some((message, help)) => StepError::Machine { message, help: Some(help).filter(|help| !help.is_empty()) },
+        None => text(error),
     }
 }
 

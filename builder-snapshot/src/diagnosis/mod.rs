@@ -11,21 +11,27 @@
 use std::fmt;
 
 mod calls;
+mod floor;
 mod namespaces;
 mod ranges;
+mod store;
 mod surroundings;
 
 #[cfg(test)]
 mod tests;
 
 pub use calls::{Refused, refused};
+pub use floor::{floor, openat2_refused, threads_refused};
 pub use namespaces::{NamespaceRefusal, NamespaceStage, apparmor_profile, user_namespaces};
 pub use ranges::{RangeLack, id_ranges};
+pub use store::unwritable_store;
 pub use surroundings::Surroundings;
 
 /// What a build needs of its machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Facility {
+    /// What every build asks of the kernel.
+    SystemCalls,
     /// Namespaces of users for those who are not root.
     UserNamespaces,
     /// Subordinate ids.
@@ -53,6 +59,7 @@ impl Facility {
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
+            Self::SystemCalls => "system-calls",
             Self::UserNamespaces => "user-namespaces",
             Self::IdRanges => "id-ranges",
             Self::Overlay => "overlay",

@@ -151,6 +151,22 @@ fn e2_5_why_a_part_of_the_sandbox_is_refused() {
 }
 
 #[test]
+fn e2_5_why_paths_cannot_be_kept_in() {
+    let table: [(Errno, fn(&mut Surroundings), &str); 3] = [
+        (Errno::NOSYS, |_| {}, "Linux 5.6 has it"),
+        (Errno::PERM, |place| place.container = Some("docker".into()), "update the engine"),
+        (Errno::NOSYS, |place| place.is_filtered = true, "let the filter of system calls allow openat2"),
+    ];
+    for (errno, change, remedy) in table {
+        let lack = openat2_refused(errno, &place(change));
+        assert!(lack.facility == Facility::SystemCalls && lack.cause.contains("openat2") && lack.remedy.contains(remedy), "{lack:?}");
+    }
+    let threads = threads_refused(&place(in_container("docker")));
+    assert!(threads.facility == Facility::SystemCalls && threads.remedy.contains("update the engine"), "{threads:?}");
+    assert_eq!(floor(), Ok(()), "this machine");
+}
+
+#[test]
 fn this_machine_is_looked_at_without_a_fault() {
     let place = Surroundings::read();
     assert_eq!(place.uid, rustix::process::geteuid().as_raw());

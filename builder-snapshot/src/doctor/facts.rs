@@ -18,6 +18,8 @@ pub struct Fault {
 /// Where the store is, or would be.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Disk {
+    /// The store.
+    pub store: PathBuf,
     /// The directory that was looked at: the store, or the first one above it that exists.
     pub path: PathBuf,
     /// Why it cannot be written.
@@ -57,12 +59,16 @@ pub struct Network {
 pub struct Facts {
     /// What can be seen from outside.
     pub place: Surroundings,
+    /// What every build needs of the kernel and does not get.
+    pub floor: Option<Lack>,
     /// Which ids a build has; none if the child was never heard of.
     pub ids: Option<Ids>,
     /// Whether an overlay can be made where the store is, and used.
     pub overlay: Option<Fault>,
     /// Whether a process can be started in a sandbox.
     pub sandbox: Option<Fault>,
+    /// What is said of a sandbox that can be made, but not as it should be.
+    pub sandbox_warning: Option<String>,
     /// Whether there is a filter of system calls for this processor.
     pub has_filter: bool,
     /// The store's place.
@@ -97,7 +103,7 @@ impl Message {
         self.put("lack.responsible", lack.responsible.clone().unwrap_or_default());
     }
 
-    fn text(&self, name: &str) -> Option<String> {
+    pub(super) fn text(&self, name: &str) -> Option<String> {
         let pair = self.0.chunks_exact(2).find(|pair| pair.first().is_some_and(|known| known == name.as_bytes()))?;
         Some(String::from_utf8_lossy(pair.last()?).into_owned())
     }

@@ -1,7 +1,7 @@
 //! From facts to findings: pure.
 
 use super::{Builds, Facts, Finding, Report, Status};
-use crate::diagnosis::{Facility, Lack};
+use crate::diagnosis::{self, Facility, Lack};
 use crate::user_namespace::{Ids, Isolation};
 
 /// Less than this is said: a build of one base image with a compiler takes about as much.
@@ -23,6 +23,7 @@ pub fn findings(facts: &Facts) -> Report {
         Some(Ids::None { .. }) | None => Isolation::None,
     };
     let findings = vec![
+        system_calls(facts),
         user_namespaces(facts),
         id_ranges(facts, isolation),
         overlay(facts, isolation),
@@ -35,7 +36,7 @@ pub fn findings(facts: &Facts) -> Report {
         clock(facts),
     ];
     let missing = |facility: Facility| findings.iter().any(|finding| finding.facility == facility && finding.status == Status::Missing);
-    let builds = if missing(Facility::Disk) {
+    let builds = if missing(Facility::Disk) || missing(Facility::SystemCalls) {
         Builds::None
     } else if findings.iter().any(|finding| finding.status == Status::Missing) {
         Builds::WithoutRun
@@ -55,6 +56,13 @@ fn lacking(status: Status, detail: &str, lack: Lack) -> Finding {
 
 fn lack(facility: Facility, cause: impl Into<String>, responsible: &str, remedy: impl Into<String>) -> Lack {
     Lack { facility, cause: cause.into(), responsible: Some(responsible.to_owned()).filter(|text| !text.is_empty()), remedy: remedy.into() }
+}
+
+fn system_calls(facts: &Facts) -> Finding {
+    match &facts.floor {
+        Some(lack) => lacking(Status::Missing, "not allowed", lack.clone()),
+        None => good(Facility::SystemCalls, "what every build needs is allowed"),
+    }
 }
 
 fn user_namespaces(facts: &Facts) -> Finding {
@@ -102,7 +110,13 @@ fn sandbox(facts: &Facts, isolation: Isolation) -> Finding {
             lacking(Status::Missing, "no process can be started", lack(facility, &fault.cause, "", remedy))
         }
         None if isolation == Isolation::None => good(facility, "not tried"),
-        None => good(facility, "namespaces, mounts and limits of a step work"),
+        None => match &facts.sandbox_warning {
+            Some(warning) => {
+                let (cause, remedy) = warning.split_once("; ").unwrap_or((warning, "none is needed"));
+                lacking(Status::Limited, "processes can be started", lack(facility, cause, "", remedy))
+            }
+            None => good(facility, "namespaces, mounts and limits of a step work"),
+        },
     }
 }
 
@@ -172,9 +186,7 @@ fn disk(facts: &Facts, isolation: Isolation) -> Finding {
     let path = disk.path.display().to_string();
     let free = disk.free_bytes >> 20;
     if let Some(fault) = &disk.fault {
-        let cause = format!("nothing can be written to {path}: {fault}");
-        let remedy = "put the store where this user can write (--root DIR or RBUILD_ROOT)";
-        return lacking(Status::Missing, "no place for a store", lack(facility, cause, &path, remedy));
+        return lacking(Status::Missing, "no place for a store", diagnosis::unwritable_store(&disk.store, fault));
     }
     // Owners that are not in the map, and modes, are kept there.
     if !disk.keeps_attributes && isolation != Isolation::Root {

@@ -12,9 +12,11 @@ use rustix::process::{Signal, WaitOptions};
 
 use super::facts::{ControlGroups, Disk, Facts, Fault, Message, Network, words};
 use super::{Question, TIME_LIMIT};
-use crate::diagnosis::Surroundings;
+use crate::diagnosis::{self, Surroundings};
 use crate::error::SnapshotError;
-use crate::exec::{self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResourceLimits, ResolvedUser, SecurityMode, has_filter, stubs};
+use crate::exec::{
+    self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode, has_filter, stubs,
+};
 use crate::snapshot::ActiveSnapshot;
 use crate::sys;
 use crate::tree::MergedTree;
@@ -44,9 +46,11 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
     let heard = heard.unwrap_or_default();
     Ok(Facts {
         place: Surroundings::read(),
+        floor: diagnosis::floor().err(),
         ids: heard.ids(),
         overlay: heard.fault("overlay"),
         sandbox: heard.fault("sandbox"),
+        sandbox_warning: heard.text("warning"),
         has_filter: has_filter(),
         disk,
         control_groups: control_groups(),
@@ -74,8 +78,9 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     if let Err(fault) = try_overlay(&dir.0) {
         message.put_fault("overlay", &fault);
     }
-    if let Err(fault) = try_sandbox(&dir.0) {
-        message.put_fault("sandbox", &fault);
+    match try_sandbox(&dir.0) {
+        Ok(warnings) => warnings.into_iter().take(1).for_each(|warning| message.put("warning", warning)),
+        Err(fault) => message.put_fault("sandbox", &fault),
     }
 }
 
@@ -90,11 +95,9 @@ fn name_of(ids: &Ids) -> &'static str {
 
 impl From<SnapshotError> for Fault {
     fn from(error: SnapshotError) -> Self {
-        // The message has the remedy behind the last semicolon.
-        let text = error.to_string();
-        match text.rsplit_once("; ") {
-            Some((cause, remedy)) => Self { cause: cause.to_owned(), remedy: remedy.to_owned() },
-            None => Self { cause: text, remedy: String::new() },
+        match error.refusal() {
+            Some((cause, remedy)) => Self { cause, remedy },
+            None => Self { cause: error.to_string(), remedy: String::new() },
         }
     }
 }
@@ -115,7 +118,8 @@ fn try_overlay(dir: &Path) -> Result<(), Fault> {
 /// A program that no image has: a sandbox that can only not start it is whole.
 const MISSING_PROGRAM: &str = "/.rbuild-doctor";
 
-fn try_sandbox(dir: &Path) -> Result<(), Fault> {
+/// What is said of a sandbox that can be made, but not as it should be.
+fn try_sandbox(dir: &Path) -> Result<Vec<String>, Fault> {
     let snapshot = ActiveSnapshot::create(dir, &[])?;
     let tree = MergedTree::open(&[])?;
     let points = dir.join("stubs");
@@ -140,8 +144,9 @@ fn try_sandbox(dir: &Path) -> Result<(), Fault> {
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
     };
-    match exec::run(spec, &mut Unheard, None) {
-        Ok(_) | Err(ExecError::Program { .. }) => Ok(()),
+    let mut heard = Warnings(Vec::new());
+    match exec::run(spec, &mut heard, None) {
+        Ok(_) | Err(ExecError::Program { .. }) => Ok(heard.0),
         Err(ExecError::Sandbox { action, source, remedy }) => {
             Err(Fault { cause: format!("cannot {action}: {source}"), remedy: remedy.trim_start_matches("; ").to_owned() })
         }
@@ -149,10 +154,14 @@ fn try_sandbox(dir: &Path) -> Result<(), Fault> {
     }
 }
 
-struct Unheard;
+struct Warnings(Vec<String>);
 
-impl OutputSink for Unheard {
+impl OutputSink for Warnings {
     fn output(&mut self, _: OutputStream, _: &[u8]) {}
+
+    fn warning(&mut self, warning: &str) {
+        self.0.push(warning.to_owned());
+    }
 }
 
 /// A directory of ours that goes when this is dropped.
@@ -181,7 +190,7 @@ fn existing(path: &Path) -> PathBuf {
 
 fn disk(store: &Path) -> Disk {
     let path = existing(store);
-    let mut disk = Disk { path: path.clone(), ..Disk::default() };
+    let mut disk = Disk { store: store.to_owned(), path: path.clone(), ..Disk::default() };
     if let Ok(stat) = rustix::fs::statvfs(&path) {
         disk.free_bytes = stat.f_bavail.saturating_mul(stat.f_frsize);
     }

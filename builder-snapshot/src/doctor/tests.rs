@@ -9,11 +9,13 @@ use crate::user_namespace::Ids;
 fn healthy() -> Facts {
     Facts {
         place: Surroundings::default(),
+        floor: None,
         ids: Some(Ids::Ranges),
         overlay: None,
         sandbox: None,
+        sandbox_warning: None,
         has_filter: true,
-        disk: Disk { path: "/s".into(), fault: None, free_bytes: 1 << 40, keeps_attributes: true, skew_seconds: 0 },
+        disk: Disk { store: "/s/rbuild".into(), path: "/s".into(), fault: None, free_bytes: 1 << 40, keeps_attributes: true, skew_seconds: 0 },
         control_groups: ControlGroups { path: Some("/sys/fs/cgroup/u".into()), is_unified: true, is_delegated: true },
         interpreters: vec!["qemu-aarch64".into()],
         network: Network { pasta: Some("/usr/bin/pasta".into()), tun_fault: None, has_name_server: true },
@@ -38,6 +40,7 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
     let fault = |cause: &str| Some(Fault { cause: cause.into(), remedy: "mend it".into() });
     type Change = Box<dyn Fn(&mut Facts)>;
     let table: Vec<(Facility, Status, Builds, &str, Change)> = vec![
+        (Facility::SystemCalls, Status::Missing, Builds::None, "openat2", Box::new(|f| f.floor = Some(lack(Facility::SystemCalls, "openat2")))),
         (
             Facility::UserNamespaces,
             Status::Missing,
@@ -55,6 +58,7 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
         ),
         (Facility::Overlay, Status::Missing, Builds::WithoutRun, "no overlay", Box::new(move |f| f.overlay = fault("no overlay"))),
         (Facility::Sandbox, Status::Missing, Builds::WithoutRun, "no mount", Box::new(move |f| f.sandbox = fault("no mount"))),
+        (Facility::Sandbox, Status::Limited, Builds::All, "own name", Box::new(|f| f.sandbox_warning = Some("own name: no; mend it".into()))),
         (Facility::Seccomp, Status::Limited, Builds::All, "this processor", Box::new(|f| f.has_filter = false)),
         (Facility::ControlGroups, Status::Limited, Builds::All, "cannot be written", Box::new(|f| f.control_groups.is_delegated = false)),
         (Facility::ControlGroups, Status::Limited, Builds::All, "not to be seen", Box::new(|f| f.control_groups.path = None)),

@@ -22,7 +22,7 @@ mod user;
 
 pub use control_group::ResourceLimits;
 pub use error::{ExecError, StubError, UserError};
-pub use seccomp::has_filter;
+pub use seccomp::{deny_calls, has_filter};
 pub use supervise::run;
 pub use user::{resolve_owner, resolve_user};
 
@@ -168,7 +168,7 @@ pub trait OutputSink: Send {
     /// Bytes as they came, in order within one stream.
     fn output(&mut self, stream: OutputStream, bytes: &[u8]);
 
-    /// Something that was asked for and is not given, while the process runs nevertheless. At most a few times, before any output.
+    /// Something that was asked for and is not given, while the process runs nevertheless. At most a few times, before any output or after all of it.
     fn warning(&mut self, warning: &str) {
         let _ = warning; // A sink that shows no warnings is legal.
     }

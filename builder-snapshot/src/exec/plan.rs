@@ -147,6 +147,12 @@ impl SandboxPlan {
         Ok(Self { steps, own_network: spec.network == NetworkMode::None, group, stdout, stderr, warnings, program })
     }
 
+    /// What it means that a step was left out.
+    pub(super) fn forgiven(&self, index: usize, failure: Failure) -> String {
+        let refused = self.explain(index, Failure { detail: child::DETAIL_NONE, ..failure });
+        format!("the step ran under this machine's own name: {refused}")
+    }
+
     /// What it means that a step failed.
     pub(super) fn explain(&self, index: usize, failure: Failure) -> ExecError {
         match self.steps.get(index) {

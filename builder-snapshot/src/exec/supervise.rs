@@ -9,6 +9,7 @@ use rustix::process::WaitIdStatus;
 use super::error::ExecError;
 use super::plan::SandboxPlan;
 use super::{Cancel, ExitReport, OutputSink, OutputStream, ProcessSpec};
+use crate::sys::child::DETAIL_FORGIVEN;
 use crate::sys::process::{self, Child};
 
 /// How much is read at once: what a pipe holds.
@@ -41,8 +42,11 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
     if killed == Some(Killed::Cancelled) {
         return Ok(ExitReport::Cancelled);
     }
-    if let Some((index, failure)) = child.failure() {
-        return Err(plan.explain(index, failure));
+    while let Some((index, failure)) = child.next_failure() {
+        if failure.detail != DETAIL_FORGIVEN {
+            return Err(plan.explain(index, failure));
+        }
+        output.warning(&plan.forgiven(index, failure));
     }
     if killed == Some(Killed::TimedOut) {
         return Ok(ExitReport::TimedOut);

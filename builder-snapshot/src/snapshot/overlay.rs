@@ -4,6 +4,9 @@ use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
+use rustix::io::Errno;
+
+use crate::diagnosis::{self, Facility, Refused, Surroundings};
 use crate::error::SnapshotError;
 use crate::sys;
 
@@ -24,15 +27,17 @@ pub(super) fn mount(lowers: &[PathBuf], top_lower: Option<&Path>, upper: &Path, 
     }
     let options = sys::mount::OverlayOptions { lowers: &stack, upper, work, redirects: false };
     sys::mount::overlay(&options).map_err(|failure| {
+        let errno = Errno::from_io_error(&failure.source).unwrap_or(Errno::IO);
         let remedy = if sys::mount::is_too_old(&failure) {
-            "; Linux 6.5 or later is needed (lowerdir+)"
-        } else if failure.source.kind() == std::io::ErrorKind::PermissionDenied {
-            "; mounting needs root (CAP_SYS_ADMIN)"
+            "Linux 6.5 or later is needed (lowerdir+)".to_owned()
         } else if failure.log.contains("not supported as upperdir") {
-            "; put the store on a disk's own file system (RBUILD_ROOT), not inside a container's root"
+            "put the store on a disk's own file system (RBUILD_ROOT), not inside a container's root".to_owned()
+        } else if matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOSYS) {
+            let what = Refused { facility: Facility::Overlay, action: "mount an overlay", errno };
+            diagnosis::refused(what, &Surroundings::read()).remedy
         } else {
-            ""
+            String::new()
         };
-        SnapshotError::Mount { upper: upper.display().to_string(), log: failure.log.clone() + remedy, source: failure.source }
+        SnapshotError::Mount { upper: upper.display().to_string(), log: failure.log, remedy, source: failure.source }
     })
 }

@@ -6,7 +6,6 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{self, CWD, Mode, OFlags};
-use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::user_namespace::IdMap;
@@ -115,7 +114,7 @@ pub(crate) fn detach_host(path: &Path) -> io::Result<OwnedFd> {
     detach(CWD.as_fd(), path)
 }
 
-/// Whether the kernel knows no `lowerdir+`.
+/// Whether the kernel has the mount API, but knows no `lowerdir+`.
 pub(crate) fn is_too_old(failure: &OverlayFailure) -> bool {
-    failure.source.raw_os_error() == Some(Errno::NOSYS.raw_os_error()) || failure.log.contains("Unknown parameter 'lowerdir+'")
+    failure.log.contains("Unknown parameter 'lowerdir+'")
 }

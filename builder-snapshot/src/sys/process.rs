@@ -112,8 +112,8 @@ impl Child {
         }
     }
 
-    /// The step that failed, if one did. To be asked after the end: until then no answer is no answer.
-    pub(crate) fn failure(&self) -> Option<(usize, Failure)> {
+    /// The next step that failed: any number of forgiven ones, then perhaps one that was not. To be asked after the end: until then no answer is no answer.
+    pub(crate) fn next_failure(&self) -> Option<(usize, Failure)> {
         let mut message = [0_u8; REPORT_BYTES];
         match rustix::io::read(&self.report, &mut message) {
             Ok(REPORT_BYTES) => {}

@@ -5,10 +5,12 @@
 //! microseconds. Everything here is pure; loading is a step of the child (`sys::child`), done while it is privileged, so that
 //! `no_new_privs` stays off and setuid programs work as they do in docker.
 
+mod deny;
 mod table;
 
 use std::sync::LazyLock;
 
+pub use deny::deny_calls;
 use libc::sock_filter;
 use table::{CONDITIONS, SYSCALLS};
 
@@ -71,6 +73,17 @@ pub fn has_filter() -> bool {
 pub(crate) fn program() -> Option<Vec<sock_filter>> {
     static PROGRAM: LazyLock<Option<Vec<sock_filter>>> = LazyLock::new(assemble_for_this_machine);
     PROGRAM.clone()
+}
+
+/// How the kernel calls this program's architecture; none where no table was written for it.
+fn native_architecture() -> Option<u32> {
+    if cfg!(target_arch = "x86_64") {
+        Some(AUDIT_ARCH_X86_64)
+    } else if cfg!(target_arch = "aarch64") {
+        Some(AUDIT_ARCH_AARCH64)
+    } else {
+        None
+    }
 }
 
 fn assemble_for_this_machine() -> Option<Vec<sock_filter>> {
