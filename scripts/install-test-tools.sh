@@ -27,6 +27,8 @@ need podman podman
 need buildah buildah
 need debootstrap debootstrap
 need newuidmap uidmap
+need pasta passt
+need qemu-aarch64-static qemu-user-static
 need mkfs.ext4 e2fsprogs
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 [ -e /bin/busybox ] || [ -e /usr/bin/busybox ] || packages="$packages busybox-static"
@@ -38,6 +40,23 @@ if [ -n "$packages" ]; then
     apt-get update -qq
     # shellcheck disable=SC2086
     apt-get install -y -qq --no-install-recommends $packages >/dev/null
+fi
+
+# Programs for another processor: the busybox of Debian for arm64, without installing anything of that architecture.
+foreign=/usr/local/share/rbuild-test/busybox-arm64
+if [ ! -e "$foreign" ]; then
+    [ "$(id -u)" = 0 ] || { echo "install-test-tools: $foreign is missing; run as root" >&2; exit 1; }
+    scratch=$(mktemp -d)
+    mkdir -p "$scratch/lists/partial" "$scratch/cache/archives/partial" "$(dirname "$foreign")"
+    (
+        cd "$scratch"
+        options="-o APT::Architecture=arm64 -o APT::Architectures=arm64 -o Dir::State::lists=$scratch/lists -o Dir::Cache=$scratch/cache -o APT::Sandbox::User=root"
+        # shellcheck disable=SC2086
+        apt-get $options update -qq && apt-get $options download -qq busybox-static
+        dpkg-deb --fsys-tarfile busybox-static_*.deb | tar -x ./bin/busybox
+    )
+    install -m 755 "$scratch/bin/busybox" "$foreign"
+    rm -rf "$scratch"
 fi
 
 if [ "$(id -u)" = 0 ]; then

@@ -249,6 +249,9 @@ pub(crate) struct BuildArgs {
     /// Limits of each RUN: memory=512m, memory-swap=1g, cpus=1.5, cpu-shares=, cpu-period=, cpu-quota=, cpuset-cpus=0-3, cpuset-mems=
     #[arg(long, value_name = "LIMIT=VALUE[,…]", help_heading = STEPS)]
     pub(crate) resource: Vec<String>,
+    /// Let RUN trust this machine's certificates (a company's authority, say) in the place of the image's; the image does not change
+    #[arg(long, help_heading = STEPS, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_name = "BOOL", hide_possible_values = true)]
+    pub(crate) host_ca: Option<bool>,
     /// Longest time that each RUN may take, such as 90s, 10m or 1h30m; a step that takes longer is killed and the build fails with status 1
     #[arg(long, value_name = "DURATION", help_heading = STEPS)]
     pub(crate) step_timeout: Option<String>,

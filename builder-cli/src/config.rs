@@ -187,7 +187,7 @@ fn proxies(environment: &Environment) -> ProxyConfig {
 }
 
 /// The machine's own bundle, so that a company's certificate authority that the administrator installed is trusted here too.
-fn machine_certificates(environment: &Environment) -> Vec<Vec<u8>> {
+pub(crate) fn machine_certificates(environment: &Environment) -> Vec<Vec<u8>> {
     if let Some(named) = environment.get_os("SSL_CERT_FILE") {
         return std::fs::read(named).into_iter().collect();
     }

@@ -8,6 +8,7 @@
 //! - [`Builder::new`] opens the store and nothing else: no network, no walk, no thread.
 //! - When [`Builder::build`] returns, every process and task of the build has ended, whatever the outcome.
 
+use std::ffi::OsString;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -56,6 +57,8 @@ pub struct BuilderConfig {
     pub resolv_conf: Vec<u8>,
     /// What layers and archives from elsewhere may cost.
     pub limits: Limits,
+    /// Directories, as in PATH, where programs of this machine are searched that steps may need (emulators).
+    pub search_path: Option<OsString>,
     /// Most steps at a time. Steps of different stages may wait for each other, so this is no count of processors.
     pub max_parallel: usize,
 }
@@ -72,6 +75,7 @@ impl BuilderConfig {
             registries: RegistryConfig::default(),
             credentials: Arc::new(NoCredentials),
             resolv_conf: Vec::new(),
+            search_path: None,
             limits: Limits::default(),
             max_parallel: DEFAULT_PARALLEL,
         }
@@ -286,6 +290,8 @@ impl Build<'_> {
             network: self.request.network,
             resources: self.request.resources.clone(),
             step_timeout: self.request.step_timeout,
+            host_ca: self.request.host_ca.clone(),
+            search_path: self.config.search_path.clone(),
             resolv_conf: self.config.resolv_conf.clone(),
         }
     }

@@ -43,6 +43,8 @@ pub struct BuildRequest {
     pub network: crate::graph::Network,
     /// What each RUN and everything it starts may use. In no key.
     pub resources: ResourceLimits,
+    /// Certificates (PEM) that each RUN trusts in the place of the image's. In no key, layer or history.
+    pub host_ca: Option<Arc<[u8]>>,
     /// How long each RUN may take. In no key.
     pub step_timeout: Option<Duration>,
     /// Annotations of manifests.
@@ -67,6 +69,7 @@ impl BuildRequest {
             pull: false,
             network: crate::graph::Network::Default,
             resources: ResourceLimits::default(),
+            host_ca: None,
             step_timeout: None,
             annotations: BTreeMap::new(),
         }

@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for file in ["etc/hosts", "etc/resolv.conf"] {
         std::fs::write(root.path().join(file), "")?;
     }
-    for network in [NetworkMode::Host, NetworkMode::None] {
+    for own_network in [false, true] {
         let mut times = Vec::with_capacity(count);
         for _ in 0..count {
             let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 user: ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: "/".into() },
                 hostname: "buildkitsandbox".to_owned(),
                 mounts: Vec::new(),
-                network,
+                network: if own_network { NetworkMode::None } else { NetworkMode::Host },
                 security: SecurityMode::Sandbox,
                 shm_size_bytes: 64 << 20,
                 ulimits: Vec::new(),
@@ -51,7 +51,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         times.sort_unstable();
         let at = |share: usize| times[(times.len() - 1) * share / 100].as_secs_f64() * 1000.0;
-        writeln!(std::io::stdout(), "{network:?}: median {:.2} ms, fastest tenth {:.2} ms, slowest tenth {:.2} ms", at(50), at(10), at(90))?;
+        writeln!(
+            std::io::stdout(),
+            "own network {own_network}: median {:.2} ms, fastest tenth {:.2} ms, slowest tenth {:.2} ms",
+            at(50),
+            at(10),
+            at(90)
+        )?;
     }
     Ok(())
 }

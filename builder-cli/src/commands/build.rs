@@ -72,6 +72,7 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
     let builder_config = BuilderConfig {
         registries: config::registries(global, environment)?,
         credentials: Arc::new(DockerCredentials::new(environment)),
+        search_path: environment.get_os("PATH").map(Into::into),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         limits: plan.limits.clone(),
         ..BuilderConfig::new(config::store_root(global, environment)?)
@@ -178,6 +179,7 @@ pub(super) fn request(plan: BuildPlan) -> BuildRequest {
         network: plan.options.network,
         resources: plan.resources,
         step_timeout: plan.step_timeout,
+        host_ca: plan.host_ca,
         frontend: Arc::new(DockerfileFrontend::new(plan.options)),
         contexts: plan.contexts,
         secrets: plan.secrets,

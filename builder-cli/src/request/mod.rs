@@ -17,6 +17,7 @@ mod steps;
 use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -70,6 +71,8 @@ pub(crate) struct BuildPlan {
     pub(crate) annotations: BTreeMap<String, String>,
     /// `--resource` and docker's older flags.
     pub(crate) resources: ResourceLimits,
+    /// `--host-ca`: this machine's certificates.
+    pub(crate) host_ca: Option<Arc<[u8]>>,
     /// `--step-timeout`.
     pub(crate) step_timeout: Option<Duration>,
     /// `--iidfile`, absolute.
@@ -174,10 +177,21 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         annotations,
         resources,
         step_timeout,
+        host_ca: host_ca(args, environment)?,
         iidfile: args.iidfile.as_ref().map(|path| environment.absolute(path)),
         metadata_file: args.metadata_file.as_ref().map(|path| environment.absolute(path)),
         id_is_manifest,
     })
+}
+
+/// `--host-ca`: the bundle that rbuild itself trusts.
+fn host_ca(args: &BuildArgs, environment: &Environment) -> Result<Option<Arc<[u8]>>> {
+    if args.host_ca != Some(true) {
+        return Ok(None);
+    }
+    let bundle = crate::config::machine_certificates(environment).into_iter().next();
+    let bundle = bundle.context("--host-ca: this machine has no bundle of certificates; install ca-certificates, or name one with SSL_CERT_FILE")?;
+    Ok(Some(bundle.into()))
 }
 
 /// What is understood and not there yet.

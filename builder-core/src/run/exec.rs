@@ -28,6 +28,8 @@ use builder_snapshot::user_namespace::{self, Isolation};
 use builder_snapshot::{SnapshotError, TreePath};
 
 use super::caches::{Caches, Origin};
+use super::emulator::{self, Emulation};
+use super::host_ca;
 use super::log::{LogEnd, LogTarget, Masker, StepLog};
 use super::ssh::AgentProxy;
 use crate::content::{Store, is_full};
@@ -62,6 +64,10 @@ pub struct ExecSettings {
     pub step_timeout: Option<Duration>,
     /// Text of the machine's resolv.conf.
     pub resolv_conf: Vec<u8>,
+    /// Certificates that processes trust in the place of the image's.
+    pub host_ca: Option<Arc<[u8]>>,
+    /// Where programs of this machine are searched: emulators.
+    pub search_path: Option<OsString>,
 }
 
 /// How a process ended.
@@ -224,7 +230,16 @@ impl Execution<'_> {
             targets.push((target.clone(), prepared.stub));
             mounts.push(SandboxMount { target, source: prepared.source, read_only: prepared.read_only });
         }
-        let top_lower = self.stubs.prepare(&tree, &targets).map_err(text)?;
+        let emulation = emulator::find(&self.op.platform, self.settings.search_path.as_deref(), tmp);
+        let argv = self.command(&emulation, &tree, &mut targets, &mut mounts)?;
+        let bundles = self.settings.host_ca.as_ref().map(|bundle| Ok::<_, StepError>((bundle, host_ca::replaced(&tree)?))).transpose()?;
+        let mut shown = Vec::new();
+        if let Some((bundle, replaced)) = &bundles {
+            shown.extend(replaced.iter().map(|replaced| replaced.shown(bundle)));
+            let source = SandboxMountSource::MemoryFile { bytes: bundle.to_vec(), mode: 0o444, uid: 0, gid: 0 };
+            mounts.push(SandboxMount { target: TreePath::new(host_ca::FILE).expect("a clean constant"), source, read_only: true });
+        }
+        let top_lower = self.stubs.prepare_with(&tree, &targets, &shown).map_err(text)?;
         // The tree's descriptors are not needed any more.
         drop(tree);
         let root = snapshot.mount(top_lower.as_deref()).map_err(mount_failed)?;
@@ -232,7 +247,7 @@ impl Execution<'_> {
         let network = effective_network(self.op, self.settings.network);
         let spec = ProcessSpec {
             root,
-            argv: self.op.argv.iter().map(OsString::from).collect(),
+            argv,
             env: self.environment(),
             cwd: PathBuf::from(&self.op.cwd),
             user,
@@ -250,7 +265,7 @@ impl Execution<'_> {
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
         };
-        let end = exec::run(spec, log, Some(cancel)).map_err(|e| exec_failed(&e, masker));
+        let end = exec::run(spec, log, Some(cancel)).map_err(|e| self.exec_failed(&e, &emulation, masker));
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
             held.caches.publish(self.target.as_ref());
@@ -259,12 +274,76 @@ impl Execution<'_> {
         drop(held.snapshots);
         drop(lease);
         match end? {
-            ExitReport::Exited(0) => snapshot.commit(started).map(Some).map_err(text),
+            ExitReport::Exited(0) => {
+                if let Some((bundle, replaced)) = &bundles {
+                    host_ca::take_back(snapshot.upper(), replaced, bundle)
+                        .map_err(|error| StepError::other(format!("cannot take this machine's certificates out of the step's changes: {error}")))?;
+                }
+                snapshot.commit(started).map(Some).map_err(text)
+            }
             ExitReport::Exited(code) => Err(self.exit_code(code, masker, snapshot.upper())),
             ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker, snapshot.upper())),
             ExitReport::OutOfMemory { limit_bytes } => Err(self.out_of_memory(limit_bytes, masker)),
             ExitReport::TimedOut => Err(self.timed_out(masker)),
             ExitReport::Cancelled => Ok(None),
+        }
+    }
+
+    /// Program and arguments, with the emulator that they need, if any.
+    fn command(
+        &self,
+        emulation: &Emulation,
+        tree: &MergedTree,
+        targets: &mut Vec<(TreePath, StubKind)>,
+        mounts: &mut Vec<SandboxMount>,
+    ) -> Result<Vec<OsString>, StepError> {
+        let mut argv: Vec<OsString> = self.op.argv.iter().map(OsString::from).collect();
+        let (emulator, target) = match emulation {
+            Emulation::None | Emulation::Missing => return Ok(argv),
+            Emulation::Shown(emulator) => (emulator, TreePath::clipped(emulator.as_os_str().as_encoded_bytes()).map_err(text)?),
+            Emulation::InFront(emulator) => (emulator, TreePath::new(emulator::PLACE).expect("a clean constant")),
+        };
+        if matches!(emulation, Emulation::InFront(_)) {
+            // It opens the program itself, by its path, and is told the name that the program was called by.
+            if let Some(program) = argv.first().filter(|program| !program.as_encoded_bytes().contains(&b'/')) {
+                let found = self.find_program(program, tree)?;
+                argv[0] = found.unwrap_or_else(|| program.clone());
+            }
+            argv.insert(0, format!("/{}", target.display()).into());
+            self.target.warning(&format!(
+                "{} programs run through {}: the first one of each step only, since the kernel was not told about it (binfmt_misc); install binfmt-support, or run rbuild as an ordinary user",
+                self.op.platform,
+                emulator.display()
+            ));
+        } else if tree.resolve(&target).map_err(text)?.found.is_some() {
+            // The image brings its own.
+            return Ok(argv);
+        } else {
+            targets.push((target.clone(), StubKind::File));
+        }
+        let mount = detach_tree(emulator).map_err(|error| StepError::other(format!("cannot mount the emulator {}: {error}", emulator.display())))?;
+        mounts.push(SandboxMount { target, source: whole(mount), read_only: true });
+        Ok(argv)
+    }
+
+    /// A program of the image, searched on the step's PATH.
+    fn find_program(&self, name: &OsString, tree: &MergedTree) -> Result<Option<OsString>, StepError> {
+        let path = self.op.env.iter().rfind(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+        for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
+            let file = Path::new(dir).join(name);
+            if tree.resolve(&TreePath::clipped(file.as_os_str().as_encoded_bytes()).map_err(text)?).map_err(text)?.found.is_some() {
+                return Ok(Some(file.into()));
+            }
+        }
+        Ok(None)
+    }
+
+    fn exec_failed(&self, error: &ExecError, emulation: &Emulation, masker: &Masker) -> StepError {
+        match error {
+            ExecError::Program { reason, .. } if *emulation == Emulation::Missing && reason.starts_with("exec format error") => {
+                StepError::Other { message: mask_text(masker, &error.to_string()), help: Some(emulator::remedy(&self.op.platform)) }
+            }
+            error => exec_failed(error, masker),
         }
     }
 
@@ -314,6 +393,14 @@ impl Execution<'_> {
             self.op.env.iter().chain(&self.op.proxy_env).map(|(name, value)| (name.into(), value.into())).collect();
         if !env.iter().any(|(name, _)| name == "PATH") {
             env.push(("PATH".into(), DEFAULT_PATH.into()));
+        }
+        if self.settings.host_ca.is_some() {
+            for name in host_ca::VARIABLES {
+                // What the definition says is meant.
+                if !env.iter().any(|(there, _)| there == name) {
+                    env.push((name.into(), format!("/{}", host_ca::FILE).into()));
+                }
+            }
         }
         for mount in &self.op.mounts {
             if let MountKind::Secret { id, env: Some(name), .. } = &mount.kind {
@@ -485,6 +572,8 @@ mod tests {
             resources: ResourceLimits::default(),
             step_timeout: None,
             resolv_conf: vec![],
+            host_ca: None,
+            search_path: None,
         }
     }
 

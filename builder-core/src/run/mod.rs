@@ -4,8 +4,10 @@
 //! through one bridge, [`Blocking`], whose permits bound how many there are.
 
 mod caches;
+mod emulator;
 pub mod exec;
 pub mod file;
+mod host_ca;
 pub mod log;
 mod ssh;
 pub mod vertex;

@@ -15,6 +15,7 @@ pub mod stubs;
 mod control_group;
 mod error;
 mod limits;
+mod network;
 mod plan;
 mod seccomp;
 mod supervise;
@@ -22,6 +23,7 @@ mod user;
 
 pub use control_group::ResourceLimits;
 pub use error::{ExecError, StubError, UserError};
+pub use network::{NAME_SERVER, PrivateNetwork};
 pub use seccomp::{deny_calls, has_filter};
 pub use supervise::run;
 pub use user::{resolve_owner, resolve_user};
@@ -117,12 +119,14 @@ pub enum SandboxMountSource {
 }
 
 /// `--network` of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum NetworkMode {
     /// The network namespace of the caller.
     Host,
     /// A new one with nothing but a loopback device that is up.
     None,
+    /// This one, of a [`PrivateNetwork`].
+    Private(OwnedFd),
 }
 
 /// `--security` of a step.

@@ -80,7 +80,7 @@ const MEMORY_FILE: &CStr = c"file";
 #[derive(Debug)]
 pub(super) struct SandboxPlan {
     pub(super) steps: Vec<Step>,
-    pub(super) own_network: bool,
+    pub(super) new_network: bool,
     /// Must outlive the process.
     pub(super) group: Option<ControlGroup>,
     pub(super) stdout: OwnedFd,
@@ -121,12 +121,16 @@ impl SandboxPlan {
         if let Some(group) = &group {
             steps.push(Step::JoinGroups { doors: group.doors()? });
         }
+        let new_network = matches!(spec.network, NetworkMode::None);
+        let sees_own_network = !matches!(spec.network, NetworkMode::Host);
+        if let NetworkMode::Private(namespace) = spec.network {
+            steps.push(Step::EnterNetwork { namespace });
+        }
         steps.push(Step::PrivateMounts);
         kernel_mounts(&mut steps, spec.root, insecure)?;
-        let own_network = spec.network == NetworkMode::None;
-        mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, own_network)?;
+        mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, sees_own_network)?;
         steps.push(Step::Hostname { name: hostname });
-        if spec.network == NetworkMode::None {
+        if new_network {
             steps.push(Step::Loopback);
         }
         steps.push(Step::WorkingDirectory { path: absolute(&cwd)?, uid: spec.user.uid, gid: spec.user.gid });
@@ -144,7 +148,7 @@ impl SandboxPlan {
         }
         identity(&mut steps, &spec.user, if insecure { own } else { own & DEFAULT_CAPABILITIES }, insecure);
         steps.push(Step::Exec { candidates, argv: PointerArray::new(argv), env: PointerArray::new(environment) });
-        Ok(Self { steps, own_network: spec.network == NetworkMode::None, group, stdout, stderr, warnings, program })
+        Ok(Self { steps, new_network, group, stdout, stderr, warnings, program })
     }
 
     /// What it means that a step was left out.
@@ -574,6 +578,7 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
             action("enter the control group with the step's limits".to_owned()),
             "; build without limits of memory and processors, or give rbuild a control group of its own: systemd-run --user --scope -p Delegate=yes rbuild …",
         ),
+        Step::EnterNetwork { .. } => (action("enter the network namespace".to_owned()), ""),
         Step::PrivateMounts => (action("make the mount table private".to_owned()), ""),
         Step::EnterRoot { .. } => {
             let remedy = "; on a machine that runs from its initial ramdisk no other root can be entered";
@@ -626,7 +631,9 @@ fn program_error(program: &str, failure: Failure) -> ExecError {
         (Errno::NOENT | Errno::NOTDIR, _) if program.contains('/') => "no such file in the image".to_owned(),
         (Errno::NOENT | Errno::NOTDIR, _) => "no such program in the directories of PATH".to_owned(),
         (Errno::ACCESS, _) => "the user may not execute it; is it a regular file with its x bits set?".to_owned(),
-        (Errno::NOEXEC, _) => "it is no program for this processor, nor a script with a `#!` line; was it built for another platform?".to_owned(),
+        (Errno::NOEXEC, _) => {
+            "exec format error: it is no program for this processor, nor a script with a `#!` line; was it built for another platform?".to_owned()
+        }
         (Errno::TOOBIG, _) => "its arguments and environment are too long for the kernel".to_owned(),
         (errno, _) => io::Error::from(errno).to_string(),
     };

@@ -11,7 +11,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::Mode;
 
@@ -60,7 +60,20 @@ impl StubDirs {
     /// # Errors
     /// As [`prepare`].
     pub fn prepare(&self, tree: &MergedTree, targets: &[(TreePath, StubKind)]) -> Result<Option<PathBuf>, StubError> {
-        let Some(stubs) = missing(tree, targets)? else { return Ok(None) };
+        self.prepare_with(tree, targets, &[])
+    }
+
+    /// As [`StubDirs::prepare`], with files that stand in the place of the image's, or of nothing: at paths in which no symbolic link is left.
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub fn prepare_with(
+        &self,
+        tree: &MergedTree,
+        targets: &[(TreePath, StubKind)],
+        files: &[(TreePath, Arc<[u8]>)],
+    ) -> Result<Option<PathBuf>, StubError> {
+        let Some(stubs) = missing(tree, targets, files)? else { return Ok(None) };
         // A panic elsewhere leaves complete entries only.
         let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, dir)) = made.iter().find(|(known, _)| *known == stubs) {
@@ -93,19 +106,28 @@ static NEXT: AtomicU64 = AtomicU64::new(0);
 /// # Errors
 /// Something else is where a mount point has to be, or `dir` cannot be written.
 pub fn prepare(tree: &MergedTree, targets: &[(TreePath, StubKind)], dir: &Path) -> Result<Option<PathBuf>, StubError> {
-    let Some(stubs) = missing(tree, targets)? else { return Ok(None) };
+    let Some(stubs) = missing(tree, targets, &[])? else { return Ok(None) };
     write(&stubs, dir)?;
     Ok(Some(dir.to_owned()))
 }
 
-/// The mount points that `tree` lacks, with their ancestors; none if it lacks none.
-fn missing(tree: &MergedTree, targets: &[(TreePath, StubKind)]) -> Result<Option<BTreeMap<TreePath, Stub>>, StubError> {
+/// The mount points that `tree` lacks, and `files`, with their ancestors; none if there are none.
+fn missing(
+    tree: &MergedTree,
+    targets: &[(TreePath, StubKind)],
+    files: &[(TreePath, Arc<[u8]>)],
+) -> Result<Option<BTreeMap<TreePath, Stub>>, StubError> {
     let mut stubs: BTreeMap<TreePath, Stub> = BTreeMap::new();
     for (target, kind) in targets {
         let covered = targets.iter().any(|(other, kind)| *kind == StubKind::Dir && target.below(other).is_some_and(|below| !below.is_root()));
         if !covered {
             plan(tree, target, *kind, &mut stubs)?;
         }
+    }
+    for (path, content) in files {
+        let meta = tree.lookup(path)?.map(|found| found.meta);
+        plan_ancestors(tree, path, path, &mut stubs)?;
+        stubs.insert(path.clone(), Stub::File { meta, content: Arc::clone(content) });
     }
     // The root's own metadata is that of the upper directory, whatever stands here.
     stubs.remove(&TreePath::root());
@@ -119,6 +141,7 @@ fn write(stubs: &BTreeMap<TreePath, Stub>, dir: &Path) -> Result<(), StubError> 
         match stub {
             Stub::Copy(_) | Stub::NewDir => make(path, || fs::create_dir(&place))?,
             Stub::NewFile => make(path, || fs::File::create_new(&place).map(drop))?,
+            Stub::File { content, .. } => make(path, || fs::write(&place, content))?,
         }
     }
     // Children before parents, whose times change when something is made in them.
@@ -127,7 +150,12 @@ fn write(stubs: &BTreeMap<TreePath, Stub>, dir: &Path) -> Result<(), StubError> 
         make(path, || match stub {
             Stub::Copy(meta) => copy_meta(&place, meta),
             Stub::NewDir => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o755))?),
-            Stub::NewFile => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o644))?),
+            Stub::NewFile | Stub::File { meta: None, .. } => Ok(rustix::fs::chmod(&place, Mode::from_raw_mode(0o644))?),
+            Stub::File { meta: Some(meta), .. } => {
+                let file = fs::File::open(&place)?;
+                set_meta_of(&file, meta)?;
+                set_mtime_of(&file, meta.mtime)
+            }
         })?;
     }
     Ok(())
@@ -142,6 +170,8 @@ enum Stub {
     NewDir,
     /// A file that it lacks.
     NewFile,
+    /// A file with content, in the place of one that the image has, with its metadata.
+    File { meta: Option<Meta>, content: Arc<[u8]> },
 }
 
 fn plan(tree: &MergedTree, target: &TreePath, kind: StubKind, stubs: &mut BTreeMap<TreePath, Stub>) -> Result<(), StubError> {
@@ -155,6 +185,13 @@ fn plan(tree: &MergedTree, target: &TreePath, kind: StubKind, stubs: &mut BTreeM
             (kind, there) => Err(in_the_way(target, &real, there, kind)),
         };
     }
+    plan_ancestors(tree, target, &real, stubs)?;
+    stubs.entry(real).or_insert(if kind == StubKind::Dir { Stub::NewDir } else { Stub::NewFile });
+    Ok(())
+}
+
+/// The directories above `real`, for people at `target`.
+fn plan_ancestors(tree: &MergedTree, target: &TreePath, real: &TreePath, stubs: &mut BTreeMap<TreePath, Stub>) -> Result<(), StubError> {
     let mut ancestor = real.parent();
     while let Some(path) = ancestor {
         ancestor = path.parent();
@@ -169,7 +206,6 @@ fn plan(tree: &MergedTree, target: &TreePath, kind: StubKind, stubs: &mut BTreeM
         };
         stubs.insert(path, stub);
     }
-    stubs.entry(real).or_insert(if kind == StubKind::Dir { Stub::NewDir } else { Stub::NewFile });
     Ok(())
 }
 

@@ -29,7 +29,7 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
         output.warning(warning);
     }
     let out_of_memory_before = out_of_memory_kills();
-    let mut child = process::spawn(&mut plan.steps, plan.own_network)
+    let mut child = process::spawn(&mut plan.steps, plan.new_network)
         .map_err(|source| ExecError::refused("start a process in namespaces of its own".to_owned(), source, ""))?;
     let lost = |source| ExecError::refused("watch the process".to_owned(), source, "");
     // A time beyond the clock's end is none.

@@ -78,6 +78,8 @@ pub(crate) enum Step {
     CloseOthers { keep: Vec<RawFd> },
     /// Joins control groups by writing to their lists of processes, and makes them the root of what the child sees of groups.
     JoinGroups { doors: Vec<OwnedFd> },
+    /// Enters a network namespace.
+    EnterNetwork { namespace: OwnedFd },
     /// Stops mounts from spreading to the caller's namespace.
     PrivateMounts,
     /// Makes a file system in the child's namespaces and puts it in the place of a later [`Step::Attach`]'s mount. Before the root is entered: of /proc and /sys
@@ -234,6 +236,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
     match &steps[index] {
         Step::CloseOthers { keep } => close_others(keep),
         Step::JoinGroups { doors } => join_groups(doors),
+        Step::EnterNetwork { namespace } => enter_network(namespace),
         Step::PrivateMounts => Ok(mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?),
         Step::EnterRoot { mount } => enter_root(mount),
         Step::NewMount { kind, options, attributes, target } => new_mount(kind, options, *attributes, target),
@@ -268,6 +271,7 @@ pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
         match step {
             Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
             Step::JoinGroups { doors } => keep.extend(doors.iter().map(AsRawFd::as_raw_fd)),
+            Step::EnterNetwork { namespace } => keep.push(namespace.as_raw_fd()),
             Step::FillDev { devices } => keep.extend(devices.iter().filter_map(|device| Some(device.existing.as_ref()?.as_raw_fd()))),
             Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),
             _ => {}
@@ -299,6 +303,11 @@ fn join_groups(doors: &[OwnedFd]) -> Taken {
     }
     // SAFETY: a flag only; neither memory nor descriptors are touched.
     Ok(check(unsafe { libc::syscall(libc::SYS_unshare, libc::CLONE_NEWCGROUP) })?)
+}
+
+fn enter_network(namespace: &OwnedFd) -> Taken {
+    // SAFETY: numbers only; the descriptor is open for as long as the call takes.
+    Ok(check(unsafe { libc::syscall(libc::SYS_setns, namespace.as_raw_fd(), libc::CLONE_NEWNET) })?)
 }
 
 fn open_path(path: &CStr, flags: OFlags, resolve: ResolveFlags) -> Result<OwnedFd, Errno> {

@@ -4,4 +4,5 @@ pub(crate) mod child;
 pub(crate) mod fork;
 pub(crate) mod fs;
 pub(crate) mod mount;
+pub(crate) mod network;
 pub(crate) mod process;
