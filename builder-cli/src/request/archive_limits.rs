@@ -26,7 +26,7 @@ mod tests {
         let parse = |words: &[&str]| limits(&words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>());
         let set = parse(&["entries=5", "bytes=2g", "entries=6"]).expect("valid");
         assert_eq!((set.tar.entries, set.tar.bytes), (6, 2 << 30));
-        for (bad, words) in [("entries", "NAME=VALUE"), ("colour=1", "there are entries, bytes"), ("bytes=x", "expected a number")] {
+        for (bad, words) in [("entries", "NAME=VALUE"), ("colour=1", "there are entries, bytes"), ("bytes=x", "unknown unit")] {
             let error = format!("{:#}", parse(&[bad]).expect_err(bad));
             assert!(error.contains(words), "{bad}: {error}");
         }

@@ -403,6 +403,12 @@ impl<'a> TarReader<'a> {
             let part = |bytes: &[u8]| u32::try_from(field(bytes)?).map_err(|_| refused(&name, "its device number is out of range"));
             Ok((part(&block[329..337])?, part(&block[337..345])?))
         };
+        // Of entries that are no devices too: other readers refuse what is no number there.
+        if block[257..262] == *b"ustar" {
+            for bytes in [&block[329..337], &block[337..345]] {
+                field(bytes)?;
+            }
+        }
         let is_dir_name = name.ends_with(b"/");
         let kind = match flag {
             b'0' | 0 | b'7' if is_dir_name && size == 0 => Kind::Dir,

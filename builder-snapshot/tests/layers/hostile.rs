@@ -88,6 +88,7 @@ fn refused_by_name_and_reason() {
         ("link with data", vec![Raw::new(b'1', "d", b"data")], "has data"),
         ("file named as a directory", vec![Raw::file("d/", "x")], "name of a directory"),
         ("multi-volume", vec![Raw::new(b'M', "f", b"x")], "not supported"),
+        ("no number where devices have one", vec![Raw::file("f", "").bytes_at(330, b"8")], "a number"),
         ("PAX sparse", vec![Raw::pax(&[("GNU.sparse.major", b"1")]), Raw::file("f", "x")], "sparse"),
         ("two PAX headers", vec![Raw::pax(&[("path", b"a")]), Raw::pax(&[("path", b"b")]), Raw::file("f", "")], "two extension headers"),
         ("PAX and GNU name", vec![Raw::new(b'L', "x", b"a\0"), Raw::pax(&[("path", b"b")]), Raw::file("f", "")], "both"),

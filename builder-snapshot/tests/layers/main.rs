@@ -2,6 +2,7 @@
 //!
 //! The properties need root: owners, devices, `trusted.*` attributes and overlay mounts are what they are about.
 
+mod differential;
 mod formats;
 mod hostile;
 mod properties;
