@@ -110,6 +110,7 @@ impl Bed {
                 ("NO_COLOR".into(), "1".into()),
             ]),
             output: Some(output),
+            input: None,
         }
     }
 }
@@ -126,6 +127,8 @@ pub struct Build {
     args: Vec<OsString>,
     env: BTreeMap<OsString, OsString>,
     output: Option<PathBuf>,
+    /// What standard input is; nothing if none.
+    input: Option<PathBuf>,
 }
 
 /// Another user of the machine.
@@ -236,6 +239,14 @@ impl Build {
         self
     }
 
+    /// The context is this archive, on standard input.
+    #[must_use]
+    pub fn archive(mut self, file: &Path) -> Self {
+        self.context = "-".into();
+        self.input = Some(file.to_owned());
+        self
+    }
+
     /// What `rbuild doctor` says where this build would run.
     ///
     /// # Panics
@@ -268,6 +279,9 @@ impl Build {
         command.args(["build", "--progress", "plain"]).args(&self.args);
         if let Some(output) = &self.output {
             command.arg("-o").arg(format!("type=oci,dest={}", output.display()));
+        }
+        if let Some(input) = &self.input {
+            command.stdin(std::fs::File::open(input).expect("ours"));
         }
         command.arg(&self.context);
         command
@@ -341,6 +355,12 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Whether an image was asked for.
+    #[must_use]
+    pub fn has_output(&self) -> bool {
+        self.output.is_some()
+    }
+
     /// The exported image.
     ///
     /// # Panics

@@ -403,15 +403,21 @@ impl<'a> TarReader<'a> {
             let part = |bytes: &[u8]| u32::try_from(field(bytes)?).map_err(|_| refused(&name, "its device number is out of range"));
             Ok((part(&block[329..337])?, part(&block[337..345])?))
         };
-        // Of entries that are no devices too: other readers refuse what is no number there.
-        if block[257..262] == *b"ustar" {
+        let magic = &block[257..265];
+        let is_ustar = magic == b"ustar\x0000" || magic == b"ustar  \0";
+        let is_device = matches!(flag, b'3' | b'4');
+        if is_ustar {
+            // Of entries that are no devices too: other readers refuse what is no number there.
             for bytes in [&block[329..337], &block[337..345]] {
                 field(bytes)?;
             }
+        } else if is_device || magic.starts_with(b"ustar") && block[345] != 0 {
+            return Err(refused(&name, "its header is of no known form, so that programs read its device numbers or its name differently"));
         }
         let is_dir_name = name.ends_with(b"/");
         let kind = match flag {
-            b'0' | 0 | b'7' if is_dir_name && size == 0 => Kind::Dir,
+            // The old way to write a directory. With a type of today some programs see a file.
+            0 if is_dir_name && size == 0 => Kind::Dir,
             b'0' | 0 | b'7' if is_dir_name => return Err(refused(&name, "it is a file with the name of a directory")),
             b'0' | 0 | b'7' | b'S' => Kind::File,
             b'1' => Kind::Hardlink { target: link },
