@@ -298,6 +298,17 @@ pub fn select<'a>(index: &'a Index, wanted: &Platform) -> Result<&'a Descriptor,
 /// Marks the error about a repeated key.
 const REPEATED: &str = "key is repeated";
 
+/// Objects whose keys are no field names of the specification's, in lower case.
+const NAMED_BY_USERS: [&str; 4] = ["annotations", "labels", "exposedports", "volumes"];
+
+/// Refuses a config document that can be read in two ways: with a key that is repeated, in whatever case.
+///
+/// # Errors
+/// Such a key, or no JSON object.
+pub(crate) fn check_config(raw: &[u8]) -> Result<(), String> {
+    top_level_keys(raw).map(drop).map_err(|e| e.to_string())
+}
+
 /// The keys of the outermost object in lower case. Walks the whole document, so that a key that is repeated anywhere is found: parsers disagree on which
 /// of two equal keys counts.
 fn top_level_keys(raw: &[u8]) -> serde_json::Result<Vec<String>> {
@@ -339,7 +350,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
             if !seen.insert(if self.fold { key.to_lowercase() } else { key.clone() }) {
                 return Err(de::Error::custom(format!("{key:?}: {REPEATED}")));
             }
-            let fold = self.fold && !key.eq_ignore_ascii_case("annotations");
+            let fold = self.fold && !NAMED_BY_USERS.contains(&key.to_ascii_lowercase().as_str());
             map.next_value_seed(Walk { depth: self.depth + 1, fold, keys: None })?;
         }
         if let Some(keys) = self.keys {

@@ -19,7 +19,7 @@ use builder_snapshot::toc::LayerId;
 use crate::cache::{BlobOrigin, ImageEntry};
 use crate::content::{Stack, Store, StoreError};
 use crate::frontend::{NeedLocation, ResolvedImage};
-use crate::oci::manifest::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, select};
+use crate::oci::manifest::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, check_config, select};
 use crate::oci::{Descriptor, DiffId, ImageDocument, Platform, Reference, Sha256Digest, media};
 use crate::registry::{CredentialProvider, Patience, RawManifest, Registry, RegistryConfig};
 use crate::source::oci_layout::Layout;
@@ -188,8 +188,9 @@ impl ImageSources {
     async fn read_image(&self, place: &Place<'_>, top: RawManifest, platform: &Platform) -> Result<ResolvedImage, String> {
         let (manifest_digest, manifest) = self.manifest_for(place, &top, platform).await?;
         let config_bytes = self.config_bytes(place, &manifest.config).await?;
-        let config: ImageDocument =
-            serde_json::from_slice(&config_bytes).map_err(|e| format!("its config {} cannot be read: {e}", manifest.config.digest))?;
+        let unreadable = |e: String| format!("its config {} cannot be read: {e}", manifest.config.digest);
+        check_config(&config_bytes).map_err(unreadable)?;
+        let config: ImageDocument = serde_json::from_slice(&config_bytes).map_err(|e| unreadable(e.to_string()))?;
         let diff_ids = diff_ids(&config, &manifest)?;
         self.store.blobs().put(&config_bytes).map_err(|e| e.to_string())?;
         self.remember(place, &top, &manifest, &diff_ids).map_err(|e| e.to_string())?;
