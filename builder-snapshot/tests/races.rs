@@ -114,6 +114,8 @@ fn cve_2021_30465_ten_thousand_mount_set_ups_against_a_racing_process() {
                 security: SecurityMode::Sandbox,
                 shm_size_bytes: 1 << 20,
                 ulimits: Vec::new(),
+                resources: exec::ResourceLimits::default(),
+                timeout: None,
                 hosts: Vec::new(),
                 resolv_conf: Vec::new(),
             };
