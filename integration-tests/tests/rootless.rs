@@ -149,6 +149,8 @@ fn e2_1_with_one_id_steps_run_as_root_only() {
     let chown = bed.context("chown", &[("Dockerfile", "FROM busybox\nRUN chown 5 /etc\n")]);
     let failed = bed.build(&chown).as_user(NOBODY).run();
     assert!(failed.code == Some(1) && failed.log.contains("Invalid argument"), "{}", failed.log);
+    let why = "or to become one: here there is only user 0, because /etc/subuid has no ids for user 54321; as root, add the line";
+    assert!(failed.log.contains(why), "{}", failed.log);
 
     let user = bed.context("user", &[("Dockerfile", "FROM busybox\nUSER 1000\nRUN true\n")]);
     let failed = bed.build(&user).as_user(NOBODY).run();
@@ -199,6 +201,8 @@ fn e2_2_a_store_is_not_used_with_other_ids() {
     let root = bed.build(&context).no_output().state(&user.home().join("state")).run();
     assert!(root.code == Some(1) && root.log.contains("was made with other user ids"), "{}", root.log);
     assert!(root.log.contains("use another one (--root or RBUILD_ROOT), or remove it"), "{}", root.log);
+    let doctor = bed.build(&context).state(&user.home().join("state")).doctor();
+    assert!(doctor.code == Some(3) && doctor.stdout.contains("was made with other user ids"), "{}", doctor.stdout);
 }
 
 #[test]

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
+use builder_core::content::Store;
 use builder_snapshot::diagnosis;
 use builder_snapshot::doctor::{self, Builds, Finding, Question, Report, Status};
 
@@ -20,7 +21,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DoctorArgs, environment: &Environm
         let program = std::env::current_exe().context("cannot tell where this program is")?;
         return Ok(print(&diagnosis::apparmor_profile(&program), ExitCode::Success));
     }
-    let question = Question { enter: super::namespace_options(environment), store: config::store_root(global, environment)? };
+    let store = config::store_root(global, environment)?;
+    let question = Question { enter: super::namespace_options(environment), ids_file: Some(Store::ids_file(&store)), store };
     let report = doctor::examine(&question).context("cannot start a process")?;
     let text = match args.format {
         DoctorFormat::Text => text(&report, &Palette::of(environment)),

@@ -89,17 +89,8 @@ pub enum StoreError {
         kind: &'static str,
     },
     /// The store's files have owners that mean others to this process.
-    #[error(
-        "the store {path:?} was made with other user ids ({made_with}) than this process has ({now}): use another one (--root or RBUILD_ROOT), or remove it"
-    )]
-    OtherIds {
-        /// The root.
-        path: PathBuf,
-        /// The map of ids that it was made with, or whose it is.
-        made_with: String,
-        /// The map that this process has.
-        now: String,
-    },
+    #[error("{}: {}", .0.cause, .0.remedy)]
+    OtherIds(Lack),
     /// The database failed.
     #[error("cannot {action} the store's database {}: {source}{}", path.display(), database_remedy(source, path))]
     Database {
@@ -190,6 +181,12 @@ pub struct Store {
 }
 
 impl Store {
+    /// The file of a store at `root` that says with which ids it was made ([`IdMap::text`]): for those who want to know before they open it.
+    #[must_use]
+    pub fn ids_file(root: &Path) -> PathBuf {
+        root.join(FORMAT).join(IDS)
+    }
+
     /// Opens the store at `root`, making it if it is not there, and removes what processes that are gone left unfinished.
     ///
     /// # Errors
@@ -578,21 +575,23 @@ pub(crate) fn remove_tree(path: &Path) -> Result<(), StoreError> {
     }
 }
 
+/// Says with which ids a store was made.
+const IDS: &str = "ids";
+
 /// Refuses a store of another user, and one that was made in a user namespace with another map: the owners of files in layers would be wrong, and overlay's
 /// marks unseen.
 fn check_ids(root: &Path, base: &Path) -> Result<(), StoreError> {
-    let file = base.join("ids");
-    let one_line = |text: &str| text.trim_end().replace('\n', ", ");
+    let file = base.join(IDS);
     let now = &IdMap::current().text;
-    let other = |made_with: String| StoreError::OtherIds { path: root.to_path_buf(), made_with, now: one_line(now) };
+    let other = |made_with: &str| StoreError::OtherIds(diagnosis::other_ids(root, made_with, now));
     let owner = fs::metadata(base).map_err(StoreError::io("look at", base))?.uid();
     if owner != rustix::process::geteuid().as_raw() {
-        return Err(other(format!("it belongs to user {owner}")));
+        return Err(other(&format!("it belongs to user {owner}")));
     }
     match fs::read_to_string(&file) {
         Ok(made_with) if made_with == *now => Ok(()),
         // Cut short by a crash of the machine while the store was new.
-        Ok(made_with) if !made_with.is_empty() => Err(other(one_line(&made_with))),
+        Ok(made_with) if !made_with.is_empty() => Err(other(&made_with)),
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(StoreError::io("read", file)(error)),
         _ => fs::write(&file, now).map_err(StoreError::io("write", file)),
     }

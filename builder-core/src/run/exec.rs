@@ -350,6 +350,12 @@ impl Execution<'_> {
     /// What the process had written is still in `upper`: if the disk is full now, that may be why it failed.
     fn exit_code(&self, code: i32, masker: &Masker, upper: &Path) -> StepError {
         let process = mask_text(masker, &self.op.argv.join(" "));
+        if Isolation::current() == Isolation::OneId
+            && let Some(lack) = user_namespace::lack()
+        {
+            // The program said no more than `Invalid argument`, or `Operation not permitted`.
+            self.target.warning(&format!("if it wanted to give files to another user, or to become one: here there is only user 0, because {lack}"));
+        }
         if is_full(upper) {
             StepError::DiskFull { process, code, store: self.store.root().to_owned() }
         } else {

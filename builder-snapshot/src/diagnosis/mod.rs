@@ -24,7 +24,7 @@ pub use calls::{Refused, refused};
 pub use floor::{floor, openat2_refused, threads_refused};
 pub use namespaces::{NamespaceRefusal, NamespaceStage, apparmor_profile, user_namespaces};
 pub use ranges::{RangeLack, id_ranges};
-pub use store::unwritable_store;
+pub use store::{other_ids, unwritable_store};
 pub use surroundings::Surroundings;
 
 /// What a build needs of its machine.

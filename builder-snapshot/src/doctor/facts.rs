@@ -24,6 +24,8 @@ pub struct Disk {
     pub path: PathBuf,
     /// Why it cannot be written.
     pub fault: Option<String>,
+    /// The ids that the store was made with, and those of a build, where they differ.
+    pub other_ids: Option<[String; 2]>,
     /// Bytes that this user can still write.
     pub free_bytes: u64,
     /// Whether files have attributes of users (`user.*`).

@@ -188,6 +188,9 @@ fn disk(facts: &Facts, isolation: Isolation) -> Finding {
     if let Some(fault) = &disk.fault {
         return lacking(Status::Missing, "no place for a store", diagnosis::unwritable_store(&disk.store, fault));
     }
+    if let Some([made_with, now]) = &disk.other_ids {
+        return lacking(Status::Missing, "the store is another's", diagnosis::other_ids(&disk.store, made_with, now));
+    }
     // Owners that are not in the map, and modes, are kept there.
     if !disk.keeps_attributes && isolation != Isolation::Root {
         let cause = format!("files in {path} have no attributes of users (user.*), in which owners are kept");

@@ -38,6 +38,8 @@ pub struct Question {
     pub enter: Options,
     /// Where the store is, or would be.
     pub store: PathBuf,
+    /// The store's file that says with which ids it was made ([`crate::user_namespace::IdMap::text`]).
+    pub ids_file: Option<PathBuf>,
 }
 
 /// Which builds a machine can run.

@@ -20,7 +20,7 @@ use crate::exec::{
 use crate::snapshot::ActiveSnapshot;
 use crate::sys;
 use crate::tree::MergedTree;
-use crate::user_namespace::{self, Ids, Isolation, Options, find_tool, receive, send};
+use crate::user_namespace::{self, IdMap, Ids, Isolation, Options, find_tool, receive, send};
 
 /// Finds out everything. Only while there is one thread.
 ///
@@ -36,7 +36,7 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
         // The parent may have lost its patience.
         let _ = send(&mut theirs, &message.0);
     })?;
-    let disk = disk(&question.store);
+    let mut disk = disk(&question.store);
     let heard = receive(&mut ours).map(Message);
     if heard.is_err() {
         // It may have ended already.
@@ -44,6 +44,7 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
     }
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
     let heard = heard.unwrap_or_default();
+    disk.other_ids = heard.text("made-with").zip(heard.text("now")).map(|(made_with, now)| [made_with, now]);
     Ok(Facts {
         place: Surroundings::read(),
         floor: diagnosis::floor().err(),
@@ -69,6 +70,12 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     match &entered.ids {
         Ids::One { lack } | Ids::None { lack } => message.put_lack(lack),
         Ids::Own | Ids::Ranges => {}
+    }
+    let now = &IdMap::current().text;
+    let made_with = question.ids_file.as_ref().and_then(|file| fs::read_to_string(file).ok()).unwrap_or_default();
+    if !made_with.is_empty() && made_with != *now {
+        message.put("made-with", made_with);
+        message.put("now", now.as_str());
     }
     if Isolation::current() == Isolation::None {
         return;
