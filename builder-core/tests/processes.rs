@@ -58,6 +58,8 @@ fn run(script: &str, mounts: Vec<Mount>) -> Op {
         extra_hosts: vec![],
         shm_size_bytes: None,
         ulimits: vec![],
+        timeout: None,
+        retries: 0,
         platform: Platform::host(),
     })
 }

@@ -172,6 +172,10 @@ pub struct Run {
     pub security: Option<Word>,
     /// `--device`, as written.
     pub devices: Vec<Word>,
+    /// `--timeout`, our own.
+    pub timeout: Option<Spanned<Duration>>,
+    /// `--retry`, our own.
+    pub retry: Option<Spanned<u32>>,
     /// What runs.
     pub command: RunCommand,
 }

@@ -146,10 +146,8 @@ pub(crate) fn excerpt(location: &SourceLocation) -> String {
     }
     let until = last.min(first.saturating_add(MARKED - 1));
     let mut text = format!("{}:{first}\n{RULE}\n", clean::text(&location.source.name));
-    for (number, line) in (1_u32..).zip(location.source.text.lines()) {
-        if number + AROUND < first || number > until.saturating_add(AROUND) {
-            continue;
-        }
+    let begin = first.saturating_sub(AROUND).max(1);
+    for (number, line) in (begin..=until.saturating_add(AROUND)).zip(location.source.text.lines().skip(begin as usize - 1)) {
         let mark = if (first..=until).contains(&number) { ">>>" } else { "   " };
         let _ = writeln!(text, "{}", format!(" {number:3} | {mark} {}", shown(line)).trim_end());
     }

@@ -2,6 +2,8 @@
 
 pub use builder_snapshot::TreePath;
 
+use std::time::Duration;
+
 use crate::oci::{Platform, Reference, Sha256Digest};
 
 /// One operation. Inputs are numbered; where an op names an input it means that position in the vertex's `inputs`.
@@ -101,6 +103,10 @@ pub struct ExecOp {
     pub shm_size_bytes: Option<u64>,
     /// `--ulimit`: name, soft, hard.
     pub ulimits: Vec<(String, u64, u64)>,
+    /// When it is ended as failed; not part of the key.
+    pub timeout: Option<Duration>,
+    /// How often it is run again when it fails, each time on the tree as it was before; not part of the key.
+    pub retries: u32,
     /// Platform the process is for.
     pub platform: Platform,
 }

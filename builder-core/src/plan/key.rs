@@ -268,6 +268,8 @@ mod tests {
             extra_hosts: vec![("h".into(), "1.2.3.4".into())],
             shm_size_bytes: None,
             ulimits: vec![("nofile".into(), 5, 6)],
+            timeout: None,
+            retries: 0,
             platform: Platform { os: "linux".into(), architecture: "amd64".into(), variant: String::new() },
         }
     }
@@ -314,6 +316,7 @@ mod tests {
         assert!(!changed(|op| op.proxy_env = vec![("HTTP_PROXY".into(), "http://p".into())]));
         assert!(!changed(|op| op.extra_hosts[0].1 = "5.6.7.8".into()));
         assert!(!changed(|op| op.shm_size_bytes = Some(1)));
+        assert!(!changed(|op| op.timeout = Some(std::time::Duration::from_secs(1))) && !changed(|op| op.retries = 1));
     }
 
     #[test]

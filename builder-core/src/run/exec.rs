@@ -18,14 +18,16 @@ use std::time::Duration;
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NetworkMode, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource, SecurityMode, Ulimit,
-    resolve_user,
+    self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource,
+    SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, Isolation};
 use builder_snapshot::{SnapshotError, TreePath};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::caches::{Caches, Origin};
 use super::emulator::{self, Emulation};
@@ -184,6 +186,39 @@ fn mount_failed(error: SnapshotError) -> StepError {
     }
 }
 
+/// Why an attempt failed, and whether it was the process itself that did: only then can another attempt help.
+struct Failure {
+    cause: StepError,
+    ran: bool,
+}
+
+impl From<StepError> for Failure {
+    fn from(cause: StepError) -> Self {
+        Self { cause, ran: false }
+    }
+}
+
+/// The longest pause before a process is run again.
+const MAX_PAUSE: Duration = Duration::from_secs(30);
+
+/// How long to wait before the n-th repetition: what failed because of a busy server should find it less busy.
+fn pause_before(repetition: u32) -> Duration {
+    Duration::from_secs(1).saturating_mul(1 << (repetition - 1).min(5)).min(MAX_PAUSE)
+}
+
+/// Waits, but not longer than until the build is cancelled; says whether it was.
+fn cancelled_within(cancel: &Cancel, time: Duration) -> bool {
+    let timeout = Timespec { tv_sec: i64::try_from(time.as_secs()).unwrap_or(i64::MAX), tv_nsec: i64::from(time.subsec_nanos()) };
+    loop {
+        match poll(&mut [PollFd::new(&cancel.0, PollFlags::IN)], Some(&timeout)) {
+            Ok(ready) => return ready > 0,
+            // A signal for another thread; waiting a little longer does no harm.
+            Err(rustix::io::Errno::INTR) => {}
+            Err(_) => return false,
+        }
+    }
+}
+
 /// What is kept alive while the process runs, and what is done with it afterwards.
 #[derive(Default)]
 struct Held {
@@ -201,14 +236,25 @@ impl Execution<'_> {
         let masker =
             Masker::new(&self.used_secrets().map(values).collect::<Vec<_>>(), &self.settings.secrets.values().map(values).collect::<Vec<_>>());
         let mut log = StepLog::new(Arc::clone(&self.target), self.log_path.clone(), masker.clone());
-        match self.attempt(&mut log, &masker, cancel) {
-            Ok(Some(layer)) => ExecEnd::Committed { layer, log: log.finish() },
-            Ok(None) => ExecEnd::Stopped,
-            Err(cause) => ExecEnd::Failed { cause, log: log.finish() },
+        let mut again = 0;
+        loop {
+            match self.attempt(&mut log, &masker, cancel) {
+                Ok(Some(layer)) => return ExecEnd::Committed { layer, log: log.finish() },
+                Ok(None) => return ExecEnd::Stopped,
+                Err(Failure { cause, ran: true }) if again < self.op.retries => {
+                    again += 1;
+                    let note = format!("[rbuild: {cause}; attempt {} of {}]\n", again + 1, self.op.retries.saturating_add(1));
+                    log.output(OutputStream::Stderr, note.as_bytes());
+                    if cancelled_within(cancel, pause_before(again)) {
+                        return ExecEnd::Stopped;
+                    }
+                }
+                Err(Failure { cause, .. }) => return ExecEnd::Failed { cause, log: log.finish() },
+            }
         }
     }
 
-    fn attempt(&self, log: &mut StepLog, masker: &Masker, cancel: &Cancel) -> Result<Option<CommittedLayer>, StepError> {
+    fn attempt(&self, log: &mut StepLog, masker: &Masker, cancel: &Cancel) -> Result<Option<CommittedLayer>, Failure> {
         let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
         let root_layers = self.inputs.first().ok_or_else(|| StepError::other("a process needs a root file system"))?;
         // Until the process has ended nobody links to the files that it sees.
@@ -261,7 +307,7 @@ impl Execution<'_> {
             shm_size_bytes: self.op.shm_size_bytes.unwrap_or(DEFAULT_SHM_BYTES),
             ulimits: self.op.ulimits.iter().map(|(name, soft, hard)| Ulimit { name: name.clone(), soft: *soft, hard: *hard }).collect(),
             resources: self.settings.resources.clone(),
-            timeout: self.settings.step_timeout,
+            timeout: self.timeout(),
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
         };
@@ -279,12 +325,12 @@ impl Execution<'_> {
                     host_ca::take_back(snapshot.upper(), replaced, bundle)
                         .map_err(|error| StepError::other(format!("cannot take this machine's certificates out of the step's changes: {error}")))?;
                 }
-                snapshot.commit(started).map(Some).map_err(text)
+                Ok(Some(snapshot.commit(started).map_err(text)?))
             }
-            ExitReport::Exited(code) => Err(self.exit_code(code, masker, snapshot.upper())),
-            ExitReport::Signalled(signal) => Err(self.exit_code(128 + signal, masker, snapshot.upper())),
-            ExitReport::OutOfMemory { limit_bytes } => Err(self.out_of_memory(limit_bytes, masker)),
-            ExitReport::TimedOut => Err(self.timed_out(masker)),
+            ExitReport::Exited(code) => Err(Failure { cause: self.exit_code(code, masker, snapshot.upper()), ran: true }),
+            ExitReport::Signalled(signal) => Err(Failure { cause: self.exit_code(128 + signal, masker, snapshot.upper()), ran: true }),
+            ExitReport::OutOfMemory { limit_bytes } => Err(self.out_of_memory(limit_bytes, masker).into()),
+            ExitReport::TimedOut => Err(Failure { cause: self.timed_out(masker), ran: true }),
             ExitReport::Cancelled => Ok(None),
         }
     }
@@ -375,12 +421,20 @@ impl Execution<'_> {
         StepError::Other { message: format!("process {process:?} did not complete successfully: out of memory{limit}"), help: Some(help.to_owned()) }
     }
 
+    /// How long the process may run: the shorter of what it and what the build was given.
+    fn timeout(&self) -> Option<Duration> {
+        self.op.timeout.into_iter().chain(self.settings.step_timeout).min()
+    }
+
     fn timed_out(&self, masker: &Masker) -> StepError {
         let process = mask_text(masker, &self.op.argv.join(" "));
-        let limit = self.settings.step_timeout.unwrap_or_default();
+        let limit = self.timeout().unwrap_or_default();
+        let of_its_own = self.op.timeout == Some(limit);
+        let which = if of_its_own { " (its --timeout)" } else { "" };
+        let remedy = if of_its_own { "give it more time, or see in its output what it waits for" } else { "raise --step-timeout, or leave it out" };
         StepError::Other {
-            message: format!("process {process:?} did not complete successfully: it ran longer than {limit:?}"),
-            help: Some("it and everything it started was killed; raise --step-timeout, or leave it out".to_owned()),
+            message: format!("process {process:?} did not complete successfully: it ran longer than {limit:?}{which}"),
+            help: Some(format!("it and everything it started was killed; {remedy}")),
         }
     }
 
@@ -565,6 +619,8 @@ mod tests {
             extra_hosts: vec![],
             shm_size_bytes: None,
             ulimits: vec![],
+            timeout: None,
+            retries: 0,
             platform: Platform::host(),
         }
     }

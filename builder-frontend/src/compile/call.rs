@@ -398,7 +398,7 @@ impl Compiler<'_> {
                         continue;
                     }
                     outline.args.retain(|known| known.name != *name);
-                    let value = state.and_then(|state| state.args.iter().rfind(|(known, _)| known == name)).and_then(|(_, value)| value.clone());
+                    let value = state.and_then(|state| state.args.value(name)).map(str::to_owned);
                     outline.args.push(OutlineArg { name: name.clone(), description: description(instruction, name), value, location: location() });
                 }
             }

@@ -13,6 +13,7 @@
 mod call;
 mod copy;
 mod file;
+mod history;
 mod metadata;
 mod mount;
 mod options;
@@ -148,7 +149,7 @@ impl<'a> Compiler<'a> {
             let sorted: BTreeMap<String, Value> = labels.into_iter().collect();
             document.config.labels = Some(sorted.into_iter().collect());
         }
-        TargetImage { platform, vertex: state.tree, config: document, history: state.history }
+        TargetImage { platform, vertex: state.tree, config: document, history: state.history.into_entries() }
     }
 
     /// Warnings and notes, in order of the file.

@@ -51,6 +51,11 @@ impl Compiler<'_> {
             let problem = Problem::error("unsupported", "RUN --device is not supported", device.span);
             self.fail(step.place(), problem.help("remove the flag; devices of the host can't be given to a step"));
         }
+        let own = [("timeout", run.timeout.as_ref().map(|word| word.span)), ("retry", run.retry.as_ref().map(|word| word.span))];
+        for (name, span) in own.into_iter().filter_map(|(name, span)| Some((name, span?))).filter(|_| self.options.strict) {
+            let problem = Problem::error("own-extension", format!("RUN --{name} is known to rbuild only"), span);
+            self.fail(step.place(), problem.help("remove the flag, or build without --strict-docker"));
+        }
         let mut argv = match &run.command {
             RunCommand::Plain(CommandLine::Exec(words)) => words.iter().map(|word| word.value.clone()).collect(),
             RunCommand::Plain(CommandLine::Shell(_)) | RunCommand::Script(_) | RunCommand::Shebang(_) | RunCommand::Glued { .. } => state.shell(),
@@ -95,6 +100,8 @@ impl Compiler<'_> {
             extra_hosts: self.options.extra_hosts.clone(),
             shm_size_bytes: self.options.shm_size_bytes,
             ulimits: self.options.ulimits.clone(),
+            timeout: run.timeout.as_ref().map(|word| word.value),
+            retries: run.retry.as_ref().map_or(0, |word| word.value),
             platform: state.platform.clone(),
         };
         let meta = self.meta(name, step.place(), step.ignore_cache);
@@ -194,20 +201,9 @@ impl Compiler<'_> {
 
 /// `|2 A=1 B=2 ` for the ARGs in scope: each once, in order of declaration, with the value it has by now (A13.2).
 fn history_args(state: &StageState) -> String {
-    let mut shown: Vec<(&str, String)> = Vec::new();
-    for (name, declared) in &state.args {
-        let value = state.variables.get(name).or(declared.as_deref()).unwrap_or_default();
-        let text = format!("{name}={value}");
-        match shown.iter_mut().find(|(known, _)| known == name) {
-            Some((_, old)) => *old = text,
-            None => shown.push((name, text)),
-        }
-    }
-    if shown.is_empty() {
-        return String::new();
-    }
-    let values: Vec<String> = shown.into_iter().map(|(_, text)| text).collect();
-    format!("|{} {} ", values.len(), values.join(" "))
+    let value = |name: &str, declared: Option<&str>| state.variables.get(name).or(declared).unwrap_or_default().to_owned();
+    let shown: Vec<String> = state.args.iter().map(|(name, declared)| format!("{name}={}", value(name, declared))).collect();
+    if shown.is_empty() { String::new() } else { format!("|{} {} ", shown.len(), shown.join(" ")) }
 }
 
 fn components(path: &str) -> Vec<&str> {

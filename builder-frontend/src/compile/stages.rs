@@ -297,8 +297,7 @@ impl Compiler<'_> {
 
     pub(crate) fn check_defined(&mut self, used: &[String], state: &StageState, step: &Step<'_>) {
         for name in used {
-            let declared = state.args.iter().any(|(arg, _)| arg == name) || NEVER_EXPORTED.contains(&name.as_str());
-            if state.variables.get(name).is_some() || declared {
+            if state.variables.get(name).is_some() || state.args.contains(name) || NEVER_EXPORTED.contains(&name.as_str()) {
                 continue;
             }
             let hint = suggest::nearest(name, state.variables.names()).map(|near| format!(" (did you mean ${near}?)")).unwrap_or_default();

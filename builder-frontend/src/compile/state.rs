@@ -1,9 +1,12 @@
 //! What a stage is at one of its lines: its tree, its image config, its variables.
 
+use std::collections::HashMap;
+
 use builder_core::frontend::HistoryEntry;
 use builder_core::graph::VertexId;
 use builder_core::oci::{ImageDocument, Platform};
 
+use super::history::StageHistory;
 use crate::expand::Environment;
 use crate::source::Span;
 
@@ -21,18 +24,53 @@ pub(crate) struct StageState {
     pub(crate) tree: Option<VertexId>,
     /// Its image's config; history and layers are filled in later.
     pub(crate) document: ImageDocument,
+    /// Where each variable stands in the config.
+    env_index: HashMap<String, usize>,
     /// Its history.
-    pub(crate) history: Vec<HistoryEntry>,
+    pub(crate) history: StageHistory,
     /// ENV and ARG, in the order they were set.
     pub(crate) variables: Environment,
-    /// ARGs in scope, in order, with repetitions (`features.md` A13.2).
-    pub(crate) args: Vec<(String, Option<String>)>,
+    /// ARGs in scope (`features.md` A13.2).
+    pub(crate) args: Arguments,
     /// What its processes run on.
     pub(crate) platform: Platform,
     /// Whether a WORKDIR was seen in it or below it.
     pub(crate) workdir_set: bool,
     /// The last CMD, ENTRYPOINT and HEALTHCHECK of this very stage.
     pub(crate) own: OwnInstructions,
+}
+
+/// ARGs in scope: each once, where it was declared first, with the value it was given last.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Arguments {
+    entries: Vec<(String, Option<String>)>,
+    index: HashMap<String, usize>,
+}
+
+impl Arguments {
+    /// Declares one, perhaps again.
+    pub(crate) fn declare(&mut self, name: String, value: Option<String>) {
+        match self.index.get(&name) {
+            Some(&at) => self.entries[at].1 = value,
+            None => {
+                self.index.insert(name.clone(), self.entries.len());
+                self.entries.push((name, value));
+            }
+        }
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.index.contains_key(name)
+    }
+
+    /// The declared value; none if it has none or is not declared.
+    pub(crate) fn value(&self, name: &str) -> Option<&str> {
+        self.entries[*self.index.get(name)?].1.as_deref()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
+        self.entries.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
+    }
 }
 
 /// Places of instructions of which a stage should have one.
@@ -48,18 +86,18 @@ impl StageState {
     pub(crate) fn empty(platform: Platform, tree: Option<VertexId>) -> Self {
         let mut document = ImageDocument::default();
         document.config.working_dir = "/".to_owned();
-        Self::start(document, platform, tree, Vec::new())
+        Self::start(document, platform, tree, StageHistory::default())
     }
 
     /// From an image's config; its triggers are gone by now.
     pub(crate) fn from_image(mut document: ImageDocument, platform: Platform, tree: Option<VertexId>) -> Self {
-        let history = std::mem::take(&mut document.history).into_iter().map(HistoryEntry::Base).collect();
+        let history = StageHistory::of(std::mem::take(&mut document.history).into_iter().map(HistoryEntry::Base).collect());
         document.created = None;
         document.rootfs = builder_core::oci::config::RootFs::default();
         Self::start(document, platform, tree, history)
     }
 
-    fn start(mut document: ImageDocument, platform: Platform, tree: Option<VertexId>, history: Vec<HistoryEntry>) -> Self {
+    fn start(mut document: ImageDocument, platform: Platform, tree: Option<VertexId>, history: StageHistory) -> Self {
         document.config.on_build = None;
         if document.os.is_empty() {
             document.os.clone_from(&platform.os);
@@ -73,7 +111,11 @@ impl StageState {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             variables.set(name, value);
         }
-        let mut state = Self { tree, document, history, variables, args: Vec::new(), platform, workdir_set: false, own: OwnInstructions::default() };
+        let index = |(at, entry): (usize, &String)| (entry.split('=').next().unwrap_or_default().to_owned(), at);
+        // Of repeated names the first counts, as in a search from the beginning.
+        let env_index = document.config.env.as_deref().unwrap_or_default().iter().enumerate().map(index).rev().collect();
+        let own = OwnInstructions::default();
+        let mut state = Self { tree, document, env_index, history, variables, args: Arguments::default(), platform, workdir_set: false, own };
         if state.variables.get("PATH").is_none() && state.platform.os != "windows" {
             state.set_env("PATH", DEFAULT_PATH);
         }
@@ -82,7 +124,18 @@ impl StageState {
 
     /// What a stage that begins with `FROM this` starts as; also the triggers that it must run.
     pub(crate) fn child(&self) -> Self {
-        let mut child = Self { own: OwnInstructions::default(), ..self.clone() };
+        let Self { tree, document, env_index, history, variables, args, platform, workdir_set, own: _ } = self;
+        let mut child = Self {
+            tree: *tree,
+            document: document.clone(),
+            env_index: env_index.clone(),
+            history: history.child(),
+            variables: variables.clone(),
+            args: args.clone(),
+            platform: platform.clone(),
+            workdir_set: *workdir_set,
+            own: OwnInstructions::default(),
+        };
         child.document.config.on_build = None;
         child
     }
@@ -92,9 +145,12 @@ impl StageState {
         self.variables.set(name, value);
         let entry = format!("{name}={value}");
         let env = self.document.config.env.get_or_insert_default();
-        match env.iter_mut().find(|old| old.split('=').next() == Some(name)) {
+        match self.env_index.get(name).and_then(|&at| env.get_mut(at)) {
             Some(old) => *old = entry,
-            None => env.push(entry),
+            None => {
+                self.env_index.insert(name.to_owned(), env.len());
+                env.push(entry);
+            }
         }
     }
 

@@ -1,5 +1,7 @@
 //! RUN: flags, command, and the three ways a heredoc becomes a script (`features.md` A3.6, A8).
 
+use std::time::Duration;
+
 use crate::ast::{CommandLine, InstructionKind, MountFlag, Run, RunCommand, Word};
 use crate::diagnostic::Problem;
 use crate::heredoc;
@@ -8,9 +10,17 @@ use crate::suggest;
 
 use super::Line;
 use super::command::command_line;
+use super::duration::{self, GoDuration};
 use super::flags::{Flags, Takes};
 
-const RUN_FLAGS: &[(&str, Takes)] = &[("mount", Takes::List), ("network", Takes::Text), ("security", Takes::Text), ("device", Takes::List)];
+const RUN_FLAGS: &[(&str, Takes)] = &[
+    ("mount", Takes::List),
+    ("network", Takes::Text),
+    ("security", Takes::Text),
+    ("device", Takes::List),
+    ("timeout", Takes::Text),
+    ("retry", Takes::Text),
+];
 
 /// Every key of a mount, aliases included (A8.3).
 const MOUNT_KEYS: [&str; 19] = [
@@ -43,7 +53,9 @@ pub(super) fn run(line: &Line<'_>) -> Result<InstructionKind, Problem> {
     let mounts = flags.list("mount").into_iter().map(mount).collect::<Result<_, _>>()?;
     let network = one_of(flags.text("network"), "network mode", &["default", "none", "host"])?;
     let security = one_of(flags.text("security"), "security mode", &["sandbox", "insecure"])?;
-    Ok(InstructionKind::Run(Run { mounts, network, security, devices: flags.list("device"), command: command(line)? }))
+    let timeout = flags.text("timeout").map(timeout).transpose()?;
+    let retry = flags.text("retry").map(retry).transpose()?;
+    Ok(InstructionKind::Run(Run { mounts, network, security, devices: flags.list("device"), timeout, retry, command: command(line)? }))
 }
 
 fn command(line: &Line<'_>) -> Result<RunCommand, Problem> {
@@ -64,6 +76,25 @@ fn command(line: &Line<'_>) -> Result<RunCommand, Problem> {
             }
             Ok(RunCommand::Glued { text: Spanned::new(glued, text.span), heredocs: line.heredocs.to_vec() })
         }
+    }
+}
+
+/// Most repetitions: with pauses that double, more would wait for hours.
+const MAX_RETRIES: u32 = 100;
+
+fn timeout(word: Word) -> Result<Spanned<Duration>, Problem> {
+    match duration::parse(&word.value) {
+        Some(GoDuration { negative: false, magnitude }) if !magnitude.is_zero() => Ok(Spanned::new(magnitude, word.span)),
+        _ => Err(Problem::error("invalid-duration", format!("--timeout={} is no time to wait", word.value), word.span)
+            .help("write for example `30s`, `10m` or `1h30m`")),
+    }
+}
+
+fn retry(word: Word) -> Result<Spanned<u32>, Problem> {
+    match word.value.parse::<u32>() {
+        Ok(count) if count <= MAX_RETRIES => Ok(Spanned::new(count, word.span)),
+        _ => Err(Problem::error("invalid-retry", format!("--retry={} is no number from 0 to {MAX_RETRIES}", word.value), word.span)
+            .help("write how often a command that fails is run again, for example `--retry=3`")),
     }
 }
 
