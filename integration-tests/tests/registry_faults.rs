@@ -240,3 +240,34 @@ fn every_fault_that_passes_is_outlived() {
         }
     }
 }
+
+#[test]
+fn damaged_blobs_are_pushed_nowhere() {
+    let bed = bed(None);
+    let context = bed.context("context", &[("Dockerfile", "FROM scratch\nCOPY a /a\nCOPY b /b\n"), ("a", "some bytes"), ("b", "others")]);
+    let push = |registry: &Faulty| {
+        let name = format!("{}/team/app:1", registry.address());
+        bed.build(&context).no_output().env("SOURCE_DATE_EPOCH", "1700000000").args(["-t", &name, "--push"])
+    };
+    let first = Faulty::start();
+    let _ = push(&first).ok();
+    let blobs: Vec<_> = std::fs::read_dir(bed.state().join("v1/blobs/sha256")).expect("blobs").map(|entry| entry.expect("entry").path()).collect();
+    for blob in &blobs {
+        let mut bytes = std::fs::read(blob).expect("ours");
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(blob, bytes).expect("ours");
+    }
+    let second = Faulty::start();
+    // Each attempt may come upon one damaged blob.
+    for _ in 0..=blobs.len() {
+        let outcome = push(&second).run();
+        if outcome.code == Some(0) {
+            break;
+        }
+        assert!(outcome.log.contains("is damaged") && outcome.log.contains("build again"), "{}", outcome.log);
+        assert_eq!(second.manifest("team/app", "1"), None, "{}", outcome.log);
+    }
+    assert_eq!(second.manifest("team/app", "1"), first.manifest("team/app", "1"));
+    assert_eq!(second.offences(), [""; 0]);
+}

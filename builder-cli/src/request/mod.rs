@@ -153,6 +153,9 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         context_ignore: inputs.ignore.as_ref().map(|ignore| ignore.rules.clone()),
         ..FrontendOptions::new(inputs.dockerfile, Platform::host())
     };
+    if options.platforms.len() > 1 && outputs.iter().any(|output| output.kind == OutputKind::Docker) {
+        bail!("a docker archive, and so --load, holds one platform: use type=oci, or choose one with --platform");
+    }
     if args.iidfile.is_some() && outputs.iter().any(|output| matches!(output.kind, OutputKind::Local | OutputKind::Tar)) {
         bail!("--iidfile needs an image; an output of type local or tar has no id");
     }
@@ -360,6 +363,7 @@ mod tests {
             ("--load", "neither docker nor podman"),
             ("--annotation index:a=b", "several platforms"),
             ("--annotation nothing:a=b", "unknown level"),
+            ("--platform linux/amd64,linux/arm64 -o type=docker,dest=x", "holds one platform"),
             ("--network bridge", "unsupported network mode \"bridge\""),
             ("--progress fancy", "invalid --progress \"fancy\""),
             ("-t UPPER", "lower case"),

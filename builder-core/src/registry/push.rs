@@ -94,7 +94,8 @@ impl Registry {
         match self.send(&endpoint, &ask, self.attempts(Patience::Full, false)).await {
             Ok(response) => {
                 let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-                Ok(length.is_none_or(|length| length == size_bytes))
+                // An answer without a body may well say that it has a length of 0.
+                Ok(length.is_none_or(|length| length == 0 || length == size_bytes))
             }
             Err(Failure { error: RegistryError::NotFound, .. }) => Ok(false),
             // A storage behind a redirect may not know the question; the upload will tell.

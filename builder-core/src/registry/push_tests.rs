@@ -287,6 +287,18 @@ async fn cve_2020_15157_credentials_do_not_follow_an_upload_elsewhere() {
 }
 
 #[tokio::test]
+async fn an_upload_is_not_sent_to_this_machine_by_a_registry_elsewhere() {
+    let registry = registry(config());
+    let endpoint = Endpoint { host: "registry.example".into(), name: "registry.example".into(), repository: "a".into() };
+    for place in ["https://127.0.0.1:1/x", "http://169.254.169.254/latest", "http://storage.example/x"] {
+        let location = Url::parse(place).expect("url");
+        let ask = Ask { access: PUSH, target: Target::Location(&location), ..Ask::read(Method::PUT, "") };
+        let Err(failure) = registry.once(&endpoint, &ask).await else { panic!("{place} was sent to") };
+        assert!(matches!(failure.error, RegistryError::Config { .. }), "{place}: {}", failure.error);
+    }
+}
+
+#[tokio::test]
 async fn f5_manifests_say_what_they_are_and_are_checked() {
     let (server, _) = shelf(|_, request, number| {
         let digest = Sha256Digest::of(if number < 3 { &request.body } else { b"other" });

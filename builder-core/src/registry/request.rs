@@ -158,6 +158,7 @@ impl Registry {
             Target::Location(url) => url.clone(),
         };
         if url.origin() != base.origin() {
+            self.allow(endpoint, &base, &url, "sends an upload to").map_err(Failure::never)?;
             return self.follow(endpoint, url, ask, None).await;
         }
         let scopes = ask.access.scopes(&endpoint.repository);
@@ -252,6 +253,10 @@ impl Registry {
             StatusCode::TOO_MANY_REQUESTS => (RegistryError::RateLimited { host, detail }, Again::Later(asked)),
             status if status == StatusCode::REQUEST_TIMEOUT || status.is_server_error() => {
                 (network_error(&host, format!("it answers {status}: {detail}")), Again::Later(asked))
+            }
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                let detail = format!("{status}: {detail}; raise the limit on the size of requests, of the registry or of a proxy before it");
+                (protocol_error(&host, detail), Again::Never)
             }
             status => (protocol_error(&host, format!("{status}: {detail}")), Again::Never),
         };
