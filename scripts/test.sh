@@ -21,23 +21,8 @@ cargo clippy --release --workspace --all-targets --locked -- -D warnings
 step "the frontend without the engine"
 cargo check --release --locked -p builder-frontend --no-default-features
 
-# As root the tests work on a fresh journaled file system of their own: they make and remove many files, which slows some file systems down for
-# everybody else, and what they leave goes with it.
-if [ "$(id -u)" = 0 ] && [ -z "${RBUILD_TEST_NO_DISK:-}" ]; then
-    step "a disk for the tests"
-    work=$(mktemp -d /tmp/rbXXXX)
-    truncate -s 24G "$work/image"
-    mkfs.ext4 -qF "$work/image"
-    mkdir "$work/d"
-    mount -o loop "$work/image" "$work/d"
-    trap 'umount -l "$work/d"; rm -rf "$work"' EXIT
-    chmod 755 "$work"
-    chmod 1777 "$work/d"
-    export TMPDIR="$work/d"
-fi
-
 step tests
-cargo nextest run --cargo-profile release --workspace --locked
+scripts/on-test-disk.sh cargo nextest run --cargo-profile release --workspace --locked
 
 step "documentation examples"
 cargo test --release --doc --workspace --locked -q

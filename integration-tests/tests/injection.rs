@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use integration_tests::image::sha256;
 use integration_tests::inject::{self, Fault, Random, Report};
@@ -32,15 +34,28 @@ RUN ln -s x /out/y; rm /things/dir/gone
 /// Threads that run cases: as many as continuous integration has processors.
 const WORKERS: usize = 2;
 
+/// Has subordinate ids; made by `scripts/install-test-tools.sh`.
+const USER: &str = "rbuild-test";
+
 /// One store and one destination on which builds are tried.
 struct Place {
     dir: PathBuf,
+    user: Option<&'static str>,
 }
 
 impl Place {
     fn new(dir: PathBuf) -> Self {
+        Self::of(dir, None)
+    }
+
+    /// A place of `user`, who builds there.
+    fn of(dir: PathBuf, user: Option<&'static str>) -> Self {
         fs::create_dir(&dir).expect("ours");
-        Self { dir }
+        if let Some(user) = user {
+            let owned = Command::new("chown").arg(user).arg(&dir).status();
+            assert!(owned.expect("chown").success());
+        }
+        Self { dir, user }
     }
 
     fn at(&self, name: &str) -> PathBuf {
@@ -51,7 +66,9 @@ impl Place {
     fn build(&self, bed: &Bed) -> Build {
         let secret = format!("id=s,src={}", bed.path("secret").display());
         let local = format!("type=local,dest={}", self.at("files").display());
-        let build = bed.build(&bed.path("context")).state(&self.at("state")).output(&self.at("image.tar")).env("SOURCE_DATE_EPOCH", "1700000000");
+        let build = bed.build(&bed.path("context"));
+        let build = if let Some(user) = self.user { build.as_user(user) } else { build };
+        let build = build.state(&self.at("state")).output(&self.at("image.tar")).env("SOURCE_DATE_EPOCH", "1700000000");
         build.args(["--secret", &secret, "-t", "app", "-o", &local]).args(["--metadata-file".into(), self.at("metadata").into_os_string()])
     }
 }
@@ -193,7 +210,11 @@ fn run_with(place: &Place, bed: &Bed, fault: &Fault) -> (Outcome, Report) {
 
 /// The good results, and the calls of a cold and of a cached build.
 fn good_run(bed: &Bed) -> (Results, Report, Report) {
-    let place = Place::new(bed.path("good"));
+    good_run_of(bed, None)
+}
+
+fn good_run_of(bed: &Bed, user: Option<&'static str>) -> (Results, Report, Report) {
+    let place = Place::of(bed.path("good"), user);
     let (outcome, cold) = run_with(&place, bed, &Fault::List);
     assert_eq!(outcome.code, Some(0), "{}", outcome.log);
     assert!(!cold.left_running && cold.calls > 1000, "{} calls", cold.calls);
@@ -240,33 +261,57 @@ fn is_out_of_reach(site: &str) -> bool {
 
 #[test]
 fn a_failing_call_is_told_and_does_no_harm() {
+    let count = fail_everywhere(None, 18);
+    inject::record("faults as root", &count);
+}
+
+#[test]
+fn a_failing_call_of_an_ordinary_user_is_told_and_does_no_harm() {
+    let count = fail_everywhere(Some(USER), 80);
+    inject::record("faults as an ordinary user", &count);
+}
+
+/// One system call that fails.
+struct Failing {
+    fault: Fault,
+    /// Whether the store has the whole build already.
+    warm: bool,
+}
+
+/// Lets each call of a build fail, at its first, last and some occurrence, in three ways; or one case of `part`. Says what was done.
+fn fail_everywhere(user: Option<&'static str>, part: usize) -> String {
     let bed = bed();
-    let (good, cold, _) = good_run(&bed);
+    let (good, cold, warm) = good_run_of(&bed, user);
     let mut random = Random(inject::seed());
     let mut cases = Vec::new();
-    for (site, &count) in cold.sites.iter().filter(|(site, _)| !is_out_of_reach(site)) {
-        let places: BTreeSet<usize> = [1, count, 1 + random.below(count)].into();
-        for at in places {
-            cases.extend((0..3).map(|round| Fault::Fail { at, round, site: site.clone() }));
+    for (sites, warm) in [(&cold.sites, false), (&warm.sites, true)] {
+        for (site, &count) in sites.iter().filter(|(site, _)| !is_out_of_reach(site)) {
+            let places: BTreeSet<usize> = if warm { [1].into() } else { [1, count, 1 + random.below(count)].into() };
+            for at in places {
+                cases.extend((0..3).map(|round| Failing { fault: Fault::Fail { at, round, site: site.clone() }, warm }));
+            }
         }
     }
     let whole = cases.len();
-    let chosen = if inject::is_soak() { cases } else { random.some_of(cases, whole / 15) };
+    let chosen = if inject::is_soak() { cases } else { random.some_of(cases, whole / part) };
     let messages: Mutex<BTreeMap<String, BTreeSet<String>>> = Mutex::default();
-    let done = Mutex::new((0, 0));
-    let failures = all(chosen, |number, fault| {
-        let place = Place::new(bed.path(&format!("fail-{number}")));
+    let (hits, unneeded) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = all(chosen, |number, Failing { fault, warm }| {
+        let place = Place::of(bed.path(&format!("fail-{number}")), user);
+        if warm {
+            assert_eq!(place.build(&bed).run().code, Some(0));
+            for name in ["image.tar", "metadata"] {
+                fs::remove_file(place.at(name)).expect("ours");
+            }
+        }
         let (outcome, report) = run_with(&place, &bed, &fault);
         let Some(hit) = report.hit else { return Ok(()) };
         let what = format!("{fault:?} ({hit})");
-        {
-            let mut done = done.lock().expect("no worker panics");
-            done.0 += 1;
-            done.1 += usize::from(outcome.code == Some(0));
-        }
+        hits.fetch_add(1, Ordering::Relaxed);
         assert!(!report.left_running, "{what}: something still runs");
         check_left(&bed, &place, &good, &what);
         if outcome.code == Some(0) {
+            unneeded.fetch_add(1, Ordering::Relaxed);
             assert!(Results::read(&place) == good, "{what}: success with other results");
         } else {
             let last = outcome.log.lines().rev().find(|line| line.starts_with("ERROR:")).unwrap_or_default().to_owned();
@@ -283,13 +328,16 @@ fn a_failing_call_is_told_and_does_no_harm() {
     });
     if let Some(path) = std::env::var_os("RBUILD_TEST_MESSAGES") {
         let all = messages.into_inner().expect("no worker panics");
-        let text: String =
-            all.iter().map(|(message, hits)| format!("{message}\n    {}\n", hits.iter().cloned().collect::<Vec<_>>().join("\n    "))).collect();
+        let text: String = all.iter().map(|(message, hits)| format!("{message}\n    {}\n", Vec::from_iter(hits.clone()).join("\n    "))).collect();
         fs::write(path, text).expect("a file");
     }
     check_none(&failures, whole);
-    let (hit, succeeded) = done.into_inner().expect("no worker panics");
-    inject::record("faults", &format!("{hit} of {whole} cases at {} sites; {succeeded} builds did not need the call", cold.sites.len()));
+    let (hits, unneeded) = (hits.into_inner(), unneeded.into_inner());
+    format!(
+        "{hits} failures at {} places of a cold build and {} of a cached one; {unneeded} builds did not need the call",
+        cold.sites.len(),
+        warm.sites.len()
+    )
 }
 
 /// Kills a cold build, and the one that goes on where it stopped.

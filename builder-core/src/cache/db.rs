@@ -199,7 +199,7 @@ impl Db {
         let record = commit.record.encode();
         self.write("write a result to", |db, boot| {
             if let Some(layer) = commit.layer {
-                put_object(db, boot, ObjectKind::Layer, &layer.0)?;
+                put_object(db, Some(boot), ObjectKind::Layer, &layer.0)?;
             }
             let mut statement = db.prepare_cached("INSERT OR REPLACE INTO records(key, record, name, fields) VALUES(?1, ?2, ?3, ?4)")?;
             for (key, fields) in commit.keys {
@@ -245,7 +245,15 @@ impl Db {
     /// # Errors
     /// Database failures.
     pub fn add_object(&self, kind: ObjectKind, digest: &Sha256Digest) -> Result<(), StoreError> {
-        self.write("record an object in", |db, boot| put_object(db, boot, kind, digest))
+        self.write("record an object in", |db, boot| put_object(db, Some(boot), kind, digest))
+    }
+
+    /// Vouches for an object of an earlier boot that was read whole from the disk.
+    ///
+    /// # Errors
+    /// Database failures.
+    pub fn add_object_on_disk(&self, kind: ObjectKind, digest: &Sha256Digest) -> Result<(), StoreError> {
+        self.write("record an object in", |db, _| put_object(db, None, kind, digest))
     }
 
     /// Stops vouching for an object.
@@ -479,7 +487,8 @@ fn cannot_lock(error: &io::Error) -> rusqlite::Error {
     )
 }
 
-fn put_object(db: &Connection, boot: &[u8; 16], kind: ObjectKind, digest: &Sha256Digest) -> rusqlite::Result<()> {
+/// `boot`: when it was written; none if it is on the disk.
+fn put_object(db: &Connection, boot: Option<&[u8; 16]>, kind: ObjectKind, digest: &Sha256Digest) -> rusqlite::Result<()> {
     db.prepare_cached("INSERT OR REPLACE INTO objects(digest, kind, boot, at) VALUES(?1, ?2, ?3, ?4)")?
         .execute(params![digest.0, kind as i64, boot, seconds_now()])
         .map(drop)
@@ -567,7 +576,11 @@ mod tests {
         assert_eq!(db.object(ObjectKind::Layer, &blob).expect("read"), None);
         assert_eq!(db.unsettled(0).expect("read"), None, "only this boot's objects can be settled");
 
-        db.add_object(ObjectKind::Blob, &blob).expect("checked again");
+        db.add_object_on_disk(ObjectKind::Blob, &blob).expect("compared");
+        assert_eq!(db.object(ObjectKind::Blob, &blob).expect("read"), Some(Trust::Trusted));
+        assert_eq!(db.unsettled(0).expect("read"), None, "it need not be made durable");
+
+        db.add_object(ObjectKind::Blob, &blob).expect("made again");
         let until = db.unsettled(0).expect("read").expect("something to settle");
         db.settle(until).expect("settle");
         assert_eq!(db.unsettled(0).expect("read"), None);

@@ -132,7 +132,7 @@ impl BlobStore {
     fn recheck(&self, digest: &Sha256Digest) -> Result<bool, StoreError> {
         let found = self.open(digest).ok().and_then(|file| Hasher::of_reader(file).ok());
         if found.is_some_and(|(found, _)| found == *digest) {
-            self.db.add_object(ObjectKind::Blob, digest)?;
+            self.db.add_object_on_disk(ObjectKind::Blob, digest)?;
             return Ok(true);
         }
         self.db.remove_object(ObjectKind::Blob, digest)?;

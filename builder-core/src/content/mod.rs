@@ -502,7 +502,7 @@ impl Store {
         let dir = self.own_dir(id);
         let checked = read_toc_file(&dir.join("toc")).map_err(|e| e.to_string()).and_then(|toc| verify::layer(&toc, &dir.join("fs")));
         let kept = match checked {
-            Ok(()) => self.db.add_object(ObjectKind::Layer, &id.0).map(|()| true),
+            Ok(()) => self.db.add_object_on_disk(ObjectKind::Layer, &id.0).map(|()| true),
             Err(reason) => {
                 tracing::warn!(layer = %id.0, %reason, "forgetting a layer that was lost when the machine stopped");
                 self.db.remove_object(ObjectKind::Layer, &id.0).map(|()| false)
