@@ -39,7 +39,9 @@ impl ExitCode {
         match error {
             BuildError::Cancelled => Self::Cancelled,
             BuildError::Internal(_) => Self::Internal,
-            BuildError::Machine { .. } | BuildError::Step { cause: StepError::Machine { .. }, .. } => Self::Machine,
+            BuildError::Machine { .. } => Self::Machine,
+            // No memory now is no property of the machine.
+            BuildError::Step { cause: StepError::Machine { message, .. }, .. } if !message.contains("Cannot allocate memory") => Self::Machine,
             other => Self::of_message(&other.to_string()),
         }
     }
