@@ -27,6 +27,7 @@ fi
 result=benchmarks/results/soak-$(date -u +%Y-%m-%d).md
 log=target/soak.log
 began=$(date +%s)
+commit=$(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ', with changes')
 outcome=passed
 # shellcheck disable=SC2086
 scripts/on-test-disk.sh cargo nextest run --profile soak --cargo-profile "$profile" $packages --locked --no-fail-fast -E "$filter" \
@@ -38,7 +39,7 @@ took=$(($(date +%s) - began))
     echo
     echo "| | |"
     echo "| --- | --- |"
-    echo "| Commit | $(git rev-parse --short HEAD)$(git diff --quiet HEAD || echo ', with changes') |"
+    echo "| Commit | $commit |"
     echo "| Kernel | $(uname -sr), $(uname -m) |"
     echo "| Machine | $(nproc) processors ($(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)), $(($(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo) / 1024)) MiB |"
     [ "$filter" = "$whole" ] || echo "| Part | \`$filter\` |"

@@ -243,6 +243,24 @@ fn a8_5_one_cache_at_two_places_of_a_step_is_one_directory() {
     }
 }
 
+#[test]
+fn a8_5_changes_to_a_shared_cache_that_meet_are_dropped_and_told() {
+    let bed = Bed::with_registry();
+    let meeting = Meeting::start();
+    let url = meeting.url();
+    let step = |name: &str| {
+        format!("RUN --network=host --mount=type=cache,id=x,target=/c echo {name} > /c/n && wget -q -O- {url}/meet/both/2 && touch /{name}\n")
+    };
+    let text = format!("FROM busybox AS a\n{}FROM busybox AS b\n{}FROM scratch\nCOPY --from=a /a /\nCOPY --from=b /b /\n", step("a"), step("b"));
+    let context = bed.context("context", &[("Dockerfile", &text)]);
+    let outcome = bed.build(&context).args(["--allow", "network.host"]).ok();
+    assert_eq!(outcome.log.matches("changes to the cache mount /c are dropped").count(), 1, "{}", outcome.log);
+    assert!(outcome.log.contains("sharing=locked"), "{}", outcome.log);
+    fs::write(context.join("Dockerfile"), "FROM busybox\nRUN --mount=type=cache,id=x,target=/c cat /c/n > /n\n").expect("ours");
+    let left = bed.build(&context).ok().image().file("n").expect("a cache");
+    assert!(left == b"a\n" || left == b"b\n", "one of both as a whole");
+}
+
 /// After an interrupt only a bounded number of further pieces is read, written or packed, however big the file.
 #[test]
 fn c6_2_an_interrupt_ends_long_work_in_the_middle_of_a_file() {
