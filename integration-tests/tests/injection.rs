@@ -159,7 +159,12 @@ fn names(dir: &Path) -> BTreeSet<String> {
 
 /// The next build must be right, and must have removed what the broken one left.
 fn check_next(bed: &Bed, place: &Place, good: &Results, what: &str) {
-    let next = place.build(bed).run();
+    let mut next = place.build(bed).run();
+    if place.user.is_some() && next.log.contains("was made with other user ids") {
+        // Where no namespace could be made for once, a new store has the ids of a build without one: it is named, with the remedy.
+        fs::remove_dir_all(place.at("state")).expect("ours");
+        next = place.build(bed).run();
+    }
     assert_eq!(next.code, Some(0), "{what}: the next build fails: {}", next.log);
     let results = Results::read(place);
     assert!(results.image == good.image, "{what}: another image");
