@@ -192,3 +192,43 @@ fn a_change_of_owner_drops_capabilities_and_set_id_bits() {
     assert_eq!(xattr(&path, "security.capability"), None);
     assert_eq!(fs::metadata(&path).expect("stat").mode() & 0o7777, 0o755);
 }
+
+/// Why nothing is linked, and no link removed, below a running step.
+#[test]
+fn a_further_name_of_a_lower_file_is_seen_through_an_overlay_as_a_change() {
+    let stack = Stack::new(1);
+    fs::write(stack.path("l0/f"), "x").expect("write");
+    let mounted = stack.mount(&["l0"]).expect("mount");
+    let seen = || {
+        let stat = fs::metadata(mounted.path("f")).expect("stat");
+        (stat.nlink(), stat.ctime(), stat.ctime_nsec())
+    };
+    let before = seen();
+    let changed = |before: (u64, i64, i64)| {
+        // The clock has steps of some milliseconds.
+        let until = std::time::Instant::now() + std::time::Duration::from_secs(5);
+        while seen() == before && std::time::Instant::now() < until {
+            fs::hard_link(stack.path("l0/f"), stack.path("again")).and_then(|()| fs::remove_file(stack.path("again"))).expect("linked");
+        }
+        seen()
+    };
+    let after = changed(before);
+    assert_eq!(after.0, 1);
+    assert_ne!((after.1, after.2), (before.1, before.2));
+    fs::hard_link(stack.path("l0/f"), stack.path("kept")).expect("linked");
+    assert_eq!(seen().0, 2);
+    // What a process does to it is done to its own copy.
+    fs::write(mounted.path("f"), "changed").expect("write");
+    assert_eq!((fs::read_to_string(stack.path("kept")).expect("read"), seen().0), ("x".to_owned(), 1));
+}
+
+/// Why two layers of a stack must not share an inode.
+#[test]
+fn one_inode_in_two_layers_is_one_file_to_a_process() {
+    let stack = Stack::new(2);
+    fs::write(stack.path("l0/a"), "x").expect("write");
+    fs::hard_link(stack.path("l0/a"), stack.path("l1/b")).expect("linked");
+    let mounted = stack.mount(&["l1", "l0"]).expect("mount");
+    let id = |name: &str| fs::metadata(mounted.path(name)).map(|stat| (stat.dev(), stat.ino())).expect("stat");
+    assert_eq!(id("a"), id("b"));
+}
