@@ -6,15 +6,18 @@
 //!
 //! ```text
 //! layers/<hex>/families    which families of inodes a layer may share, one name a line; absent: only its own, named as the layer is
-//! locks/layers             two bytes a family: "a step wants or holds it", "held"; shared by steps, exclusive for who links
+//! locks/layers             two bytes a family: steps have a shared lock on the first, who links has one on the second
 //! ```
 //!
 //! A layer made with links belongs to all families of the layers that it was linked from. An inode's first layer has at least one family, and
 //! every layer that an inode spreads to has that family too: two layers without a common family share no inode.
 //!
+//! Both sides first say what they are about to do, then look whether the other side is at it: of two that come at once at least one sees the other.
+//! A step then waits, who links gives way.
+//!
 //! # Invariants
 //! - A family of a layer that a held [`StepLease`] names gets no link and loses none until the lease goes.
-//! - A step waits for who links at most for one batch, and who links never waits for a step.
+//! - A step waits for who links at most for one batch, and who links never waits.
 //! - Leases are bound to open files: a process gives them up by dying.
 
 use std::collections::BTreeSet;
@@ -83,10 +86,11 @@ impl Leases {
         let file = self.open()?;
         for family in &held {
             let start = offset(family);
-            if !self.try_lock(&file, libc::F_RDLCK, start, 2)? {
-                // First what makes the other one stop, then what it holds.
-                self.wait_lock(&file, start)?;
-                self.wait_lock(&file, start + 1)?;
+            self.wait_lock(&file, libc::F_RDLCK, start)?;
+            if !self.is_free(&file, start + 1)? {
+                // Nobody links any more once this has been had.
+                self.wait_lock(&file, libc::F_WRLCK, start + 1)?;
+                self.try_lock(&file, libc::F_UNLCK, start + 1, 1)?;
             }
         }
         Ok(StepLease { shares_inodes, _file: file })
@@ -130,9 +134,16 @@ impl Leases {
         }
     }
 
-    fn wait_lock(&self, file: &File, start: i64) -> Result<(), StoreError> {
+    /// Whether nobody has a lock on the byte.
+    fn is_free(&self, file: &File, start: i64) -> Result<bool, StoreError> {
+        let mut asked = range(libc::F_WRLCK, start, 1);
+        fcntl(file, FcntlArg::F_OFD_GETLK(&mut asked)).map_err(|errno| self.failed(errno))?;
+        Ok(libc::c_int::from(asked.l_type) == libc::F_UNLCK)
+    }
+
+    fn wait_lock(&self, file: &File, kind: libc::c_int, start: i64) -> Result<(), StoreError> {
         loop {
-            match fcntl(file, FcntlArg::F_OFD_SETLKW(&range(libc::F_RDLCK, start, 1))) {
+            match fcntl(file, FcntlArg::F_OFD_SETLKW(&range(kind, start, 1))) {
                 Ok(_) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(self.failed(errno)),
@@ -183,13 +194,9 @@ impl Linker<'_> {
     /// # Errors
     /// If the lock file cannot be locked.
     pub fn begin_batch(&self) -> Result<bool, StoreError> {
-        for (at, &start) in self.offsets.iter().enumerate() {
-            // Asked, not taken: a step that waits has taken it.
-            let mut wanted = range(libc::F_WRLCK, start, 1);
-            fcntl(&self.file, FcntlArg::F_OFD_GETLK(&mut wanted)).map_err(|errno| self.leases.failed(errno))?;
-            let is_free = libc::c_int::from(wanted.l_type) == libc::F_UNLCK;
-            if !is_free || !self.leases.try_lock(&self.file, libc::F_WRLCK, start + 1, 1)? {
-                self.unlock(&self.offsets[..at])?;
+        for &start in &self.offsets {
+            if !self.leases.try_lock(&self.file, libc::F_RDLCK, start + 1, 1)? || !self.leases.is_free(&self.file, start)? {
+                self.end_batch()?;
                 return Ok(false);
             }
         }
@@ -201,11 +208,7 @@ impl Linker<'_> {
     /// # Errors
     /// If the lock file cannot be unlocked.
     pub fn end_batch(&self) -> Result<(), StoreError> {
-        self.unlock(&self.offsets)
-    }
-
-    fn unlock(&self, offsets: &[i64]) -> Result<(), StoreError> {
-        for start in offsets {
+        for start in &self.offsets {
             self.leases.try_lock(&self.file, libc::F_UNLCK, start + 1, 1)?;
         }
         Ok(())
@@ -282,9 +285,7 @@ mod tests {
             // The step says that it waits before it waits; until then the batch goes on.
             let probe = case.leases.open().expect("opened");
             loop {
-                let mut wanted = range(libc::F_WRLCK, offset(&hex('a')), 1);
-                fcntl(&probe, FcntlArg::F_OFD_GETLK(&mut wanted)).expect("asked");
-                if libc::c_int::from(wanted.l_type) != libc::F_UNLCK {
+                if !case.leases.is_free(&probe, offset(&hex('a'))).expect("asked") {
                     break;
                 }
                 std::thread::yield_now();
@@ -299,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn steps_share_and_two_who_link_take_turns() {
+    fn steps_share_and_so_do_two_who_link() {
         let case = Case::new();
         let a = case.layer('a', &[]);
         let (_one, two) = (case.leases.hold(&[vec![a.clone()]]).expect("held"), case.leases.hold(&[vec![a.clone()]]).expect("held"));
@@ -308,9 +309,8 @@ mod tests {
         drop(two);
         let (one, two) = (case.linker(&a).expect("a linker"), case.linker(&a).expect("a linker"));
         assert!(one.begin_batch().expect("no failure"));
-        assert!(!may(&two));
-        one.end_batch().expect("no failure");
         assert!(may(&two));
+        one.end_batch().expect("no failure");
     }
 
     #[test]
