@@ -369,7 +369,7 @@ fn a_killed_build_leaves_a_store_that_the_next_one_goes_on_with() {
         Ok(())
     });
     check_none(&failures, count);
-    inject::record("kills", &format!("{} of {count} builds, each killed up to twice", kills.into_inner().expect("no worker panics")));
+    inject::record("kills", &format!("{} in {count} builds", kills.into_inner().expect("no worker panics")));
 }
 
 /// Three builds on one store, two of which are killed: the third neither fails nor waits for ever, and runs what the others had begun.
