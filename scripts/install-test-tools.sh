@@ -30,6 +30,7 @@ need newuidmap uidmap
 need pasta passt
 need qemu-aarch64-static qemu-user-static
 need mkfs.ext4 e2fsprogs
+need cc gcc
 need /usr/share/keyrings/debian-archive-keyring.gpg debian-archive-keyring
 [ -e /bin/busybox ] || [ -e /usr/bin/busybox ] || packages="$packages busybox-static"
 
