@@ -18,6 +18,7 @@ need losetup mount
 need git git
 need zstd zstd
 need xz xz-utils
+need bzip2 bzip2
 need docker-registry docker-registry
 need skopeo skopeo
 need openssl openssl
