@@ -154,3 +154,18 @@ fn code_lines(text: &str) -> Vec<(usize, String)> {
 fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
+
+/// Every section of the language's reference has a table test that bears its id (`a9_7_…` or `a16_…`).
+#[test]
+fn every_section_of_the_language_has_its_test() {
+    let mut found = BTreeSet::new();
+    for file in sources(&ALL) {
+        for (_, line) in code_lines(&read(&file)) {
+            let name =
+                line.trim_start().strip_prefix("fn a").map(|rest| rest.split(|c: char| !c.is_ascii_digit()).next().unwrap_or_default().to_owned());
+            found.extend(name.and_then(|number| number.parse::<u32>().ok()));
+        }
+    }
+    let missing: Vec<u32> = (0..=16).filter(|number| !found.contains(number)).collect();
+    assert_eq!(missing, [0; 0], "sections A{missing:?} have no test named after them");
+}

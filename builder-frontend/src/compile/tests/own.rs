@@ -77,3 +77,40 @@ fn a0_7_one_run_shows_all_problems() {
     assert_eq!(errors("FORM busybox AS a\nFROM busybox\nCOPY --from=a /x /\n").len(), 1);
     assert_eq!(errors("FROM busybox\nAGR A=1\nENV B=${A:?}\n").len(), 1);
 }
+
+#[test]
+fn a16_shapes_that_must_simply_work() {
+    let names = |text: &str| {
+        let compiled = compile(text);
+        assert_eq!(compiled.warnings.iter().filter(|found| found.severity == Severity::Warning).count(), 0, "{text}: {:?}", compiled.warnings);
+        let wanted: Vec<_> = compiled.targets.iter().filter_map(|target| target.vertex).collect();
+        let names = compiled.graph.reachable(&wanted).into_iter().map(|id| compiled.graph.vertex(id).meta.name.clone());
+        names.filter(|name| name.contains("] RUN ") || name.contains("] COPY ")).count()
+    };
+    for (text, steps) in [
+        // Builder and runtime, certificates and zones from the builder.
+        (
+            "FROM --platform=$BUILDPLATFORM busybox AS build\nARG TARGETOS TARGETARCH\nWORKDIR /src\nCOPY go.mod go.sum ./\n\
+             RUN --mount=type=cache,target=/go/pkg/mod go mod download\nCOPY . .\nRUN GOOS=$TARGETOS GOARCH=$TARGETARCH go build -o /app\n\
+             FROM scratch\nCOPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/\nCOPY --from=build /app /app\nENTRYPOINT [\"/app\"]\n",
+            6,
+        ),
+        // A graph of dependencies with a shared base; tests are left out.
+        (
+            "FROM busybox AS base\nWORKDIR /app\nCOPY package*.json ./\nFROM base AS deps\nRUN npm ci && npm cache clean --force\nFROM deps AS test\nCOPY . .\nRUN npm test\n\
+             FROM base AS prod-deps\nRUN npm ci --omit=dev && npm cache clean --force\nFROM base AS production\nCOPY --from=prod-deps /app/node_modules ./node_modules\n\
+             COPY --from=deps /app/package.json ./\nUSER node\nHEALTHCHECK --interval=30s --timeout=3s --start-period=5s --retries=3 CMD [\"true\"]\n\
+             ENTRYPOINT [\"tini\", \"--\"]\nCMD [\"node\", \"server.js\"]\n",
+            5,
+        ),
+        // Wildcards, a user of its own, secrets by default path.
+        (
+            "FROM busybox AS build\nRUN --mount=type=secret,id=token cat /run/secrets/token\nFROM busybox\nRUN addgroup app && adduser -D -G app app\n\
+             COPY --from=build --chown=app:app target/*.jar /app/\nUSER app\nCMD [\"java\", \"-jar\", \"/app/app.jar\"]\n",
+            3,
+        ),
+        ("ARG VERSION=latest\nFROM busybox:${VERSION}\nARG VERSION\nLABEL version=$VERSION\nCOPY --from=busybox /bin/sh /sh\n", 1),
+    ] {
+        assert_eq!(names(text), steps, "{text}");
+    }
+}
