@@ -255,6 +255,9 @@ pub(crate) struct BuildArgs {
     /// Longest time that each RUN may take, such as 90s, 10m or 1h30m; a step that takes longer is killed and the build fails with status 1
     #[arg(long, value_name = "DURATION", help_heading = STEPS)]
     pub(crate) step_timeout: Option<String>,
+    /// What steps run on: overlay mounts, copies of the image, or what is possible (auto) [default: auto]
+    #[arg(long, value_name = "auto|overlay|copy", help_heading = STEPS)]
+    pub(crate) snapshotter: Option<String>,
 
     /// How progress is shown: auto, tty, plain, quiet, rawjson or none
     #[arg(long, value_name = "KIND", help_heading = SHOW)]

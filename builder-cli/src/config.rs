@@ -1,6 +1,7 @@
-//! `rbuild.toml`: how registries are reached. And where the store is.
+//! `rbuild.toml`: how registries are reached, what steps run on. And where the store is.
 //!
 //! ```toml
+//! snapshotter = "auto"
 //! [registry."docker.io"]
 //! mirrors = ["mirror.example.org", "127.0.0.1:5000"]
 //! [registry."127.0.0.1:5000"]
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
+use builder_core::builder::SnapshotterKind;
 use builder_core::registry::{ClientCertificate, ProxyConfig, RegistryConfig, RegistryHost, RetryPolicy};
 use serde::Deserialize;
 
@@ -33,6 +35,7 @@ use crate::environment::Environment;
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ConfigFile {
+    snapshotter: Option<String>,
     registry: BTreeMap<String, RegistryTable>,
     network: NetworkTable,
 }
@@ -83,9 +86,7 @@ pub(crate) fn registries(global: &GlobalArgs, environment: &Environment) -> Resu
     for dir in certificate_dirs(environment) {
         read_certificate_dir(&dir, &mut config.registries);
     }
-    let Some(path) = config_path(global, environment)? else { return Ok(config) };
-    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
-    let file = parse(&text).with_context(|| format!("in the configuration file {}", path.display()))?;
+    let Some((file, path)) = file(global, environment)? else { return Ok(config) };
     let beside = path.parent().unwrap_or(Path::new("/"));
     for (host, table) in file.registry {
         let read = |path: &Path| read_certificate(&beside.join(path), &host);
@@ -154,6 +155,33 @@ fn read_certificate_dir(dir: &Path, registries: &mut BTreeMap<String, RegistryHo
             known.client_certificates.extend(own);
         }
     }
+}
+
+/// What steps run on: as the flag says, else as the file says.
+pub(crate) fn snapshotter(flag: Option<SnapshotterKind>, global: &GlobalArgs, environment: &Environment) -> Result<SnapshotterKind> {
+    if let Some(kind) = flag {
+        return Ok(kind);
+    }
+    let Some((ConfigFile { snapshotter: Some(word), .. }, path)) = file(global, environment)? else { return Ok(SnapshotterKind::Auto) };
+    snapshotter_kind(&word).with_context(|| format!("in the configuration file {}: snapshotter = {word:?}", path.display()))
+}
+
+/// A kind of snapshotter by its name.
+pub(crate) fn snapshotter_kind(word: &str) -> Result<SnapshotterKind> {
+    Ok(match word {
+        "auto" => SnapshotterKind::Auto,
+        "overlay" => SnapshotterKind::Overlay,
+        "copy" => SnapshotterKind::Copy,
+        _ => anyhow::bail!("there are auto, overlay and copy"),
+    })
+}
+
+/// The file that counts and where it is, if there is one.
+fn file(global: &GlobalArgs, environment: &Environment) -> Result<Option<(ConfigFile, PathBuf)>> {
+    let Some(path) = config_path(global, environment)? else { return Ok(None) };
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read the configuration file {}", path.display()))?;
+    let file = parse(&text).with_context(|| format!("in the configuration file {}", path.display()))?;
+    Ok(Some((file, path)))
 }
 
 fn parse(text: &str) -> Result<ConfigFile> {
@@ -248,6 +276,21 @@ mod tests {
         assert_eq!((config.retry.attempts, config.retry.first_wait, config.concurrency), (2, Duration::from_millis(5), 8));
         std::fs::write(dir.path().join("rbuild.toml"), "[network]\nattempts = 0\n").expect("write");
         assert!(registries(&global(None), &environment).is_err());
+    }
+
+    #[test]
+    fn what_steps_run_on_is_in_the_file_and_the_flag_wins() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let environment = Environment::of(dir.path(), &[("RBUILD_CONFIG", "rbuild.toml")]);
+        let kind = |text: &str, flag| {
+            std::fs::write(dir.path().join("rbuild.toml"), text).expect("write");
+            snapshotter(flag, &global(None), &environment)
+        };
+        assert_eq!(kind("", None).expect("default"), SnapshotterKind::Auto);
+        assert_eq!(kind("snapshotter = \"copy\"\n", None).expect("copy"), SnapshotterKind::Copy);
+        assert_eq!(kind("snapshotter = \"copy\"\n", Some(SnapshotterKind::Overlay)).expect("flag"), SnapshotterKind::Overlay);
+        let error = format!("{:#}", kind("snapshotter = \"btrfs\"\n", None).expect_err("unknown"));
+        assert!(error.contains("rbuild.toml: snapshotter = \"btrfs\": there are auto, overlay and copy"), "{error}");
     }
 
     #[test]

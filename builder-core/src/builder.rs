@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use builder_snapshot::TreePath;
+/// What processes run on.
+pub use builder_snapshot::snapshot::SnapshotterKind;
 use builder_snapshot::user_namespace::Isolation;
 use futures_util::future::join_all;
 /// Cancels a build from elsewhere.
@@ -61,6 +63,8 @@ pub struct BuilderConfig {
     pub search_path: Option<OsString>,
     /// Most steps at a time. Steps of different stages may wait for each other, so this is no count of processors.
     pub max_parallel: usize,
+    /// What processes run on: overlays, or copies where none can be mounted.
+    pub snapshotter: SnapshotterKind,
 }
 
 /// Enough for stages that wait for each other; more would only cost memory.
@@ -78,6 +82,7 @@ impl BuilderConfig {
             search_path: None,
             limits: Limits::default(),
             max_parallel: DEFAULT_PARALLEL,
+            snapshotter: SnapshotterKind::Auto,
         }
     }
 }
@@ -180,6 +185,7 @@ impl Build<'_> {
             remotes: Arc::clone(&self.remotes),
             contexts: self.request.contexts.clone(),
             settings: self.exec_settings(),
+            snapshotter: self.config.snapshotter,
             tasks: Arc::clone(&self.tasks),
             parallel: self.config.max_parallel,
             made,

@@ -127,6 +127,12 @@ impl TreePath {
         Self([&self.0, &b"/"[..], name].concat().into())
     }
 
+    /// As [`TreePath::child`], if the path is not too long for one more component.
+    pub(crate) fn checked_child(&self, name: &[u8]) -> Result<Self, PathError> {
+        let bytes = self.0.len() + 1 + name.len();
+        if bytes > MAX_PATH_BYTES { Err(PathError::TooLong(bytes)) } else { Ok(self.child(name)) }
+    }
+
     /// This path with `below` appended.
     #[must_use]
     pub fn join(&self, below: &Self) -> Self {

@@ -264,6 +264,37 @@ pub(crate) fn set_meta_of(file: impl AsFd, meta: &Meta) -> io::Result<()> {
     Ok(())
 }
 
+/// As [`set_meta_of`], and takes away what attributes it has beside: the file may have had others before.
+pub(crate) fn replace_meta_of(file: impl AsFd, meta: &Meta) -> io::Result<()> {
+    for old in sys::fs::list_xattrs(&file)? {
+        if (xattr::belongs(&old) || stand_in::says_meta(&old)) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
+            fs::fremovexattr(&file, sys::fs::name(&old))?;
+        }
+    }
+    set_meta_of(file, meta)
+}
+
+/// Makes one directory look as another as they lie there: owner, mode, attributes but overlay's marks, times. `before_each` stands before every change.
+pub(crate) fn copy_metadata(from: impl AsFd, to: impl AsFd, before_each: fn() -> io::Result<()>) -> io::Result<()> {
+    let stat = fs::fstat(&from)?;
+    fs::fchown(&to, Some(fs::Uid::from_raw(stat.st_uid)), Some(fs::Gid::from_raw(stat.st_gid)))?;
+    fs::fchmod(&to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
+    let counts = |name: &[u8]| !name.starts_with(sys::mount::marks().prefix);
+    let wanted = sys::fs::list_xattrs(&from)?;
+    for name in sys::fs::list_xattrs(&to)?.iter().filter(|name| counts(name) && !wanted.contains(name)) {
+        before_each()?;
+        sys::fs::remove_xattr(&to, name)?;
+    }
+    for name in wanted.iter().filter(|name| counts(name)) {
+        if let Some(value) = sys::fs::get_xattr(&from, name)? {
+            before_each()?;
+            fs::fsetxattr(&to, sys::fs::name(name), &value, XattrFlags::empty())?;
+        }
+    }
+    before_each()?;
+    set_mtime_of(&to, sys::fs::mtime(&stat))
+}
+
 /// Sets the times of an open file: last, because writing changes them.
 pub(crate) fn set_mtime_of(file: impl AsFd, mtime: Timestamp) -> io::Result<()> {
     Ok(fs::futimens(file, &timestamps(mtime))?)

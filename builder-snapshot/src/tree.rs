@@ -2,7 +2,7 @@
 //!
 //! The layers are in overlay form: a character device 0:0 removes a name, `trusted.overlay.opaque` = `y` (in a user namespace
 //! `user.overlay.opaque`) on a directory hides what lower layers have in it.
-//! What is found is what an overlay mount of the same directories shows.
+//! What is found is what an overlay mount of the same directories shows. Where the file system can hold neither, a list beside the layer says it (`tree/whiteouts`).
 //!
 //! # Invariants
 //!
@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 
 use rustix::fs::{self, FileType, Mode, OFlags, Stat};
 
@@ -22,7 +22,12 @@ use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::snapshot::Device;
 use crate::sys;
-use crate::toc::Meta;
+use crate::toc::{Meta, Toc};
+
+mod whiteouts;
+
+use whiteouts::Whiteouts;
+pub(crate) use whiteouts::has_list;
 
 /// As many links as the kernel follows in one path.
 const MAX_LINKS: usize = 40;
@@ -45,6 +50,19 @@ struct Layer {
     fd: OwnedFd,
     /// Place in the slice that the tree was opened with.
     index: usize,
+    /// What it removes that its file system cannot say.
+    whiteouts: RwLock<Whiteouts>,
+}
+
+impl Layer {
+    fn open(dir: &Path, index: usize) -> Result<Self, SnapshotError> {
+        let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
+        Ok(Self { dir: dir.to_owned(), fd, index, whiteouts: RwLock::new(Whiteouts::read(dir)?) })
+    }
+
+    fn whiteouts(&self) -> RwLockReadGuard<'_, Whiteouts> {
+        self.whiteouts.read().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A name in a merged directory.
@@ -54,6 +72,44 @@ pub(crate) enum Child {
     Node(usize, Stat),
     /// Merged from these places; the state of the topmost.
     Dir(Arc<[usize]>, Stat),
+}
+
+/// What one layer's directory removes from the layers below it, whichever way it says so.
+#[derive(Debug)]
+pub struct Removals(Layer);
+
+impl Removals {
+    /// Of the layer whose files are in `fs`.
+    ///
+    /// # Errors
+    /// The directory cannot be opened; its list of removals is damaged.
+    pub fn open(fs: &Path) -> Result<Self, SnapshotError> {
+        Layer::open(fs, 0).map(Self)
+    }
+
+    /// Whether `path` is removed: by a whiteout, by the list beside the layer, or because a directory above hides all that it has not itself.
+    ///
+    /// # Errors
+    /// The layer cannot be read.
+    pub fn contains(&self, path: &TreePath) -> Result<bool, SnapshotError> {
+        let Self(layer) = self;
+        match sys::fs::stat_at(&layer.fd, path.as_path()).map_err(SnapshotError::io("read", path.display()))? {
+            Some(stat) => return Ok(sys::fs::is_whiteout(&stat)),
+            None if layer.whiteouts().contains(path) => return Ok(true),
+            None => {}
+        }
+        let mut above = path.parent();
+        while let Some(dir) = above.filter(|dir| !dir.is_root()) {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+            let read = sys::fs::open_beneath(&layer.fd, dir.as_path(), flags, Mode::empty())
+                .and_then(|dir| sys::fs::get_xattr(dir, sys::mount::marks().opaque));
+            if read.map_err(SnapshotError::io("read", dir.display()))?.as_deref() == Some(b"y") {
+                return Ok(true);
+            }
+            above = dir.parent();
+        }
+        Ok(false)
+    }
 }
 
 /// What stands at a path of a [`MergedTree`].
@@ -152,27 +208,25 @@ impl Clone for MergedTree {
 }
 
 impl MergedTree {
-    /// Opens the layers' directories, bottom first.
+    /// Opens the layers' directories, bottom first. Layers that change nothing are passed over.
     ///
     /// # Errors
     /// A directory that cannot be opened.
     pub fn open(layers: &[PathBuf]) -> Result<Self, SnapshotError> {
         let mut stack: Vec<Arc<Layer>> = Vec::with_capacity(layers.len());
         for (index, dir) in layers.iter().enumerate().rev() {
-            if stack.iter().any(|layer| layer.dir == *dir) {
+            if stack.iter().any(|layer| layer.dir == *dir) || (index > 0 && is_layer_of_nothing(dir)) {
                 continue;
             }
-            let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
-            stack.push(Arc::new(Layer { dir: dir.clone(), fd, index }));
+            stack.push(Arc::new(Layer::open(dir, index)?));
         }
         Ok(Self { stack, known_dirs: Mutex::default() })
     }
 
     /// The same stack with one more directory on top.
     pub(crate) fn with_top(&self, dir: &Path) -> Result<Self, SnapshotError> {
-        let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
         let index = self.stack.first().map_or(0, |top| top.index + 1);
-        let mut stack = vec![Arc::new(Layer { dir: dir.to_owned(), fd, index })];
+        let mut stack = vec![Arc::new(Layer::open(dir, index)?)];
         stack.extend(self.stack.iter().cloned());
         Ok(Self { stack, known_dirs: Mutex::default() })
     }
@@ -227,7 +281,7 @@ impl MergedTree {
                 }
                 continue;
             }
-            let child_path = checked_child(&current, &name)?;
+            let child_path = current.checked_child(&name)?;
             let child = self.child_at(&child_path)?;
             match &child {
                 Child::Missing => {
@@ -292,6 +346,9 @@ impl MergedTree {
                 Ok(())
             })
             .map_err(SnapshotError::io("list", path.display()))?;
+            for name in self.stack[place].whiteouts().of_dir(path) {
+                names.entry(name.clone()).or_insert(None);
+            }
         }
         Ok(names.into_iter().filter_map(|(name, kind)| Some(DirEntry { name, kind: kind? })).collect())
     }
@@ -313,6 +370,16 @@ impl MergedTree {
             }
             Child::Node(..) | Child::Dir(..) => Err(SnapshotError::NotARegularFile { path: path.display() }),
         }
+    }
+
+    /// Opens the regular file or directory at exactly this path, a directory where it is topmost.
+    pub(crate) fn open_topmost(&self, path: &TreePath) -> Result<OwnedFd, SnapshotError> {
+        let place = match self.child_at(path)? {
+            Child::Missing => return Err(SnapshotError::NotFound { path: path.display() }),
+            Child::Node(place, _) => place,
+            Child::Dir(places, _) => places.first().copied().unwrap_or(0),
+        };
+        self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)
     }
 
     /// The path on the host of `path` in layer `layer` (as [`Found::layer`] counts), for linking files of committed layers.
@@ -374,6 +441,9 @@ impl MergedTree {
         for (i, &place) in parent_places.iter().enumerate() {
             let layer = &self.stack[place];
             let Some(stat) = sys::fs::stat_at(&layer.fd, path.as_path()).map_err(SnapshotError::io("read", path.display()))? else {
+                if layer.whiteouts().contains(path) {
+                    break;
+                }
                 continue;
             };
             if sys::fs::is_whiteout(&stat) {
@@ -408,6 +478,9 @@ impl MergedTree {
     }
 
     fn is_opaque(&self, place: usize, path: &TreePath) -> Result<bool, SnapshotError> {
+        if self.stack[place].whiteouts().is_opaque(path) {
+            return Ok(true);
+        }
         let dir = self.open_in(place, path, OFlags::RDONLY | OFlags::DIRECTORY)?;
         let mark = sys::fs::get_xattr(&dir, sys::mount::marks().opaque).map_err(SnapshotError::io("read attributes of", path.display()))?;
         Ok(mark.as_deref() == Some(b"y"))
@@ -459,6 +532,37 @@ impl MergedTree {
         Ok(Some(Found { layer, kind, meta }))
     }
 
+    /// The top layer removes `path`, which its file system cannot say.
+    pub(crate) fn list_whiteout(&mut self, path: &TreePath) {
+        self.change_top(|whiteouts| whiteouts.insert(path));
+    }
+
+    /// The top layer's directory `path` hides what lower layers have in it, which its file system cannot say.
+    pub(crate) fn list_opaque(&mut self, path: &TreePath) {
+        self.change_top(|whiteouts| whiteouts.set_opaque(path));
+    }
+
+    /// The top layer may have something at `path` again: whatever its list said about it and what was below is over.
+    pub(crate) fn unlist(&mut self, path: &TreePath) {
+        self.change_top(|whiteouts| whiteouts.remove(path));
+    }
+
+    /// Whether only its list says that the top layer's directory `path` is opaque.
+    pub(crate) fn lists_opaque(&self, path: &TreePath) -> bool {
+        self.stack.first().is_some_and(|top| top.whiteouts().is_opaque(path))
+    }
+
+    /// Writes the top layer's list to the disk, if it has one.
+    pub(crate) fn write_list(&self) -> Result<(), SnapshotError> {
+        self.stack.first().map_or(Ok(()), |top| top.whiteouts().write(&top.dir))
+    }
+
+    fn change_top(&mut self, change: impl FnOnce(&mut Whiteouts)) {
+        if let Some(top) = self.stack.first() {
+            change(&mut top.whiteouts.write().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
     /// The top layer got or lost a directory at `path`.
     pub(crate) fn forget(&mut self, path: &TreePath) {
         self.known_dirs.get_mut().unwrap_or_else(PoisonError::into_inner).remove(path);
@@ -478,15 +582,6 @@ impl MergedTree {
     }
 }
 
-/// `dir` and one more component, if the path is not too long for one.
-fn checked_child(dir: &TreePath, name: &[u8]) -> Result<TreePath, SnapshotError> {
-    let child = dir.child(name);
-    if child.as_bytes().len() > crate::path::MAX_PATH_BYTES {
-        return Err(crate::path::PathError::TooLong(child.as_bytes().len()).into());
-    }
-    Ok(child)
-}
-
 fn entry_kind(kind: FileType) -> Option<EntryKind> {
     Some(match kind {
         FileType::RegularFile => EntryKind::File,
@@ -498,6 +593,14 @@ fn entry_kind(kind: FileType) -> Option<EntryKind> {
         FileType::Socket => EntryKind::Socket,
         FileType::Unknown => return None,
     })
+}
+
+/// Whether `fs` is the directory of the layer that changes nothing. All steps that change nothing share it, so that its root directory looks as that of
+/// whoever made it first: in a stack it must not be seen.
+pub(crate) fn is_layer_of_nothing(fs: &Path) -> bool {
+    static NAME: OnceLock<String> = OnceLock::new();
+    let name = NAME.get_or_init(|| Toc::default().layer_id().0.hex());
+    fs.parent().and_then(Path::file_name).is_some_and(|dir| *dir == **name)
 }
 
 /// What `stat` says of a file's metadata; attributes are not in it.

@@ -82,6 +82,49 @@ pub fn debian() -> PathBuf {
     })
 }
 
+/// A tar with what `RUN` cannot make everywhere: a device, a capability, owners that no map has.
+///
+/// # Panics
+/// Never: it is made in memory.
+#[must_use]
+pub fn things() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    let header = |kind, owner, mode, size| {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(kind);
+        header.set_uid(owner);
+        header.set_gid(owner / 2);
+        header.set_mode(mode);
+        header.set_mtime(1_600_000_000);
+        header.set_size(size);
+        header
+    };
+    let mut put = |kind, path: &str, owner, mode, data: &[u8]| {
+        let mut header = header(kind, owner, mode, data.len() as u64);
+        tar.append_data(&mut header, path, data).expect("in memory");
+    };
+    put(tar::EntryType::Directory, "dir", 1000, 0o750, b"");
+    put(tar::EntryType::Regular, "dir/file", 1000, 0o640, b"mine");
+    put(tar::EntryType::Directory, "late", 70_000, 0o755, b"");
+    put(tar::EntryType::Regular, "far", 2_000_000, 0o4750, b"far away");
+    put(tar::EntryType::Regular, "late/too", 70_000, 0o644, b"");
+    put(tar::EntryType::Fifo, "pipe", 1000, 0o600, b"");
+    let mut device = header(tar::EntryType::Char, 0, 0o666, 0);
+    device.set_device_major(1).expect("ustar");
+    device.set_device_minor(3).expect("ustar");
+    tar.append_data(&mut device, "null", &b""[..]).expect("in memory");
+    let mut link = header(tar::EntryType::Symlink, 70_000, 0o777, 0);
+    tar.append_link(&mut link, "link", "../elsewhere").expect("in memory");
+    let mut link = header(tar::EntryType::Link, 1000, 0o640, 0);
+    tar.append_link(&mut link, "dir/same", "dir/file").expect("in memory");
+    // cap_net_raw=ep, as the kernel keeps it: version 2, effective, the two halves of the permitted and the inheritable set.
+    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+    tar.append_pax_extensions([("SCHILY.xattr.security.capability", &capability[..])]).expect("in memory");
+    let mut ping = header(tar::EntryType::Regular, 0, 0o755, 4);
+    tar.append_data(&mut ping, "ping", &b"ping"[..]).expect("in memory");
+    tar.into_inner().expect("in memory")
+}
+
 fn cached(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let parent = require::workspace().join("target/fixtures");
     std::fs::create_dir_all(&parent).expect("target/fixtures");

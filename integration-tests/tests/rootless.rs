@@ -32,51 +32,12 @@ RUN rm -r /out/sub && mkdir /out/sub && touch /out/sub/new && rm /bin/vi && mv /
 RUN --network=none cat /proc/net/dev | wc -l > /interfaces && ls /sys/class/net >> /interfaces
 ";
 
-/// A tar with what `RUN` cannot make everywhere: a device, a capability, owners that no map has.
-fn things() -> Vec<u8> {
-    let mut tar = tar::Builder::new(Vec::new());
-    let header = |kind, owner, mode, size| {
-        let mut header = tar::Header::new_ustar();
-        header.set_entry_type(kind);
-        header.set_uid(owner);
-        header.set_gid(owner / 2);
-        header.set_mode(mode);
-        header.set_mtime(1_600_000_000);
-        header.set_size(size);
-        header
-    };
-    let mut put = |kind, path: &str, owner, mode, data: &[u8]| {
-        let mut header = header(kind, owner, mode, data.len() as u64);
-        tar.append_data(&mut header, path, data).expect("in memory");
-    };
-    put(tar::EntryType::Directory, "dir", 1000, 0o750, b"");
-    put(tar::EntryType::Regular, "dir/file", 1000, 0o640, b"mine");
-    put(tar::EntryType::Directory, "late", 70_000, 0o755, b"");
-    put(tar::EntryType::Regular, "far", 2_000_000, 0o4750, b"far away");
-    put(tar::EntryType::Regular, "late/too", 70_000, 0o644, b"");
-    put(tar::EntryType::Fifo, "pipe", 1000, 0o600, b"");
-    let mut device = header(tar::EntryType::Char, 0, 0o666, 0);
-    device.set_device_major(1).expect("ustar");
-    device.set_device_minor(3).expect("ustar");
-    tar.append_data(&mut device, "null", &b""[..]).expect("in memory");
-    let mut link = header(tar::EntryType::Symlink, 70_000, 0o777, 0);
-    tar.append_link(&mut link, "link", "../elsewhere").expect("in memory");
-    let mut link = header(tar::EntryType::Link, 1000, 0o640, 0);
-    tar.append_link(&mut link, "dir/same", "dir/file").expect("in memory");
-    // cap_net_raw=ep, as the kernel keeps it: version 2, effective, the two halves of the permitted and the inheritable set.
-    let capability = [1, 0, 0, 2, 0, 0x20, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
-    tar.append_pax_extensions([("SCHILY.xattr.security.capability", &capability[..])]).expect("in memory");
-    let mut ping = header(tar::EntryType::Regular, 0, 0o755, 4);
-    tar.append_data(&mut ping, "ping", &b"ping"[..]).expect("in memory");
-    tar.into_inner().expect("in memory")
-}
-
 #[test]
 fn e2_1_the_image_is_the_same_as_roots() {
     let bed = Bed::with_registry();
     let dockerfile = DOCKERFILE.replace("RUN --mount=type=secret", "RUN echo user:x:1000:1001::/:/bin/sh >> /etc/passwd\nRUN --mount=type=secret");
     let context = bed.context("context", &[("Dockerfile", &dockerfile), ("secret", "hidden\n")]);
-    std::fs::write(context.join("things.tar"), things()).expect("ours");
+    std::fs::write(context.join("things.tar"), fixtures::things()).expect("ours");
     let secret = format!("id=s,src={}", context.join("secret").display());
     let build = bed.build(&context).args(["--secret", &secret]).env("SOURCE_DATE_EPOCH", EPOCH);
     let root = build.clone().output(&bed.path("root.tar")).ok().image();
@@ -122,7 +83,7 @@ COPY --from=first /things /again
 COPY --from=first --chown=9 /home/dir /own
 ";
     let context = bed.context("context", &[("Dockerfile", text), ("dir/x", "x"), ("a", "a"), ("b", "b")]);
-    std::fs::write(context.join("things.tar"), things()).expect("ours");
+    std::fs::write(context.join("things.tar"), fixtures::things()).expect("ours");
     let build = bed.build(&context).env("SOURCE_DATE_EPOCH", EPOCH);
     let root = build.clone().output(&bed.path("root.tar")).ok().image();
     let outcome = build.as_user(NOBODY).ok();

@@ -75,6 +75,7 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
         search_path: environment.get_os("PATH").map(Into::into),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         limits: plan.limits.clone(),
+        snapshotter: config::snapshotter(plan.snapshotter, global, environment)?,
         ..BuilderConfig::new(config::store_root(global, environment)?)
     };
     if let Err(Lack { cause, remedy, .. }) = diagnosis::floor() {

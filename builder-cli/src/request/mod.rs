@@ -21,6 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use builder_core::builder::SnapshotterKind;
 use builder_core::content::Limits;
 use builder_core::oci::{Platform, Reference};
 use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, OutputKind, ResourceLimits, Timestamps};
@@ -61,6 +62,8 @@ pub(crate) struct BuildPlan {
     pub(crate) tags: Vec<Reference>,
     /// Rights of steps.
     pub(crate) allow: Vec<Entitlement>,
+    /// `--snapshotter`.
+    pub(crate) snapshotter: Option<SnapshotterKind>,
     /// `SOURCE_DATE_EPOCH`.
     pub(crate) epoch: Option<i64>,
     /// `--timestamps`.
@@ -133,6 +136,9 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     let shm_size_bytes = args.shm_size.as_deref().map(|text| steps::size("--shm-size", text)).transpose()?;
     let ulimits = steps::ulimits(&args.ulimit)?;
     let (resources, step_timeout) = (resources::limits(args)?, resources::step_timeout(args)?);
+    let snapshotter =
+        args.snapshotter.as_deref().map(|word| crate::config::snapshotter_kind(word).with_context(|| format!("invalid --snapshotter {word:?}")));
+    let snapshotter = snapshotter.transpose()?;
     let inputs = context::find(context, args.file.as_deref(), &args.build_context, environment, stdin)?;
     let times = epoch::times(args, &build_args, inputs.locals.get("context"), environment)?;
     let options = FrontendOptions {
@@ -174,6 +180,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         outputs,
         tags,
         allow,
+        snapshotter,
         epoch: times.epoch,
         timestamps: times.timestamps,
         pull: args.pull == Some(true),
@@ -365,6 +372,7 @@ mod tests {
             ("--annotation nothing:a=b", "unknown level"),
             ("--platform linux/amd64,linux/arm64 -o type=docker,dest=x", "holds one platform"),
             ("--network bridge", "unsupported network mode \"bridge\""),
+            ("--snapshotter zfs", "invalid --snapshotter \"zfs\": there are auto, overlay and copy"),
             ("--progress fancy", "invalid --progress \"fancy\""),
             ("-t UPPER", "lower case"),
             ("--call nonsense", "unknown method"),

@@ -6,15 +6,24 @@ use std::path::Path;
 
 use builder_snapshot::Hasher;
 use builder_snapshot::toc::{Node, Toc};
+use builder_snapshot::tree::Removals;
 
 /// Whether every entry of `toc` is in `fs` with its kind, and every file with its bytes. The reason if not.
 ///
 /// Modes, owners and times are set before a layer is renamed into the store and lie in inodes, which a journal keeps in order with the
 /// rename; the bytes of files are what a power failure loses.
 pub(super) fn layer(toc: &Toc, fs: &Path) -> Result<(), String> {
+    // Read whole, so that a list that was lost is found even if nothing asks for it.
+    let removals = Removals::open(fs).map_err(|e| e.to_string())?;
     for entry in &toc.entries {
         let path = fs.join(entry.path.as_path());
         let complain = |what: &str| format!("{} {what}", entry.path.display());
+        if entry.node == Node::Whiteout {
+            if !removals.contains(&entry.path).map_err(|e| e.to_string())? {
+                return Err(complain("is not removed as the table says"));
+            }
+            continue;
+        }
         let stat = fs::symlink_metadata(&path).map_err(|e| complain(&format!("cannot be read: {e}")))?;
         let kind = stat.file_type();
         let fits = match &entry.node {
@@ -26,7 +35,7 @@ pub(super) fn layer(toc: &Toc, fs: &Path) -> Result<(), String> {
             }
             // In a user namespace a file stands for a device.
             Node::CharDevice { .. } | Node::BlockDevice { .. } => !kind.is_dir(),
-            // Pipes, sockets and whiteouts are inodes without bytes.
+            // Pipes and sockets are inodes without bytes.
             _ => !kind.is_file() && !kind.is_dir(),
         };
         if !fits {

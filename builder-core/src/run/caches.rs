@@ -26,6 +26,8 @@ pub(super) struct Origin<'a> {
     pub(super) store: &'a Store,
     /// Which ones begin empty: see [`super::exec::Execution::clear_cache`].
     pub(super) clear: &'a dyn Fn(&str) -> bool,
+    /// Whether no overlay can be mounted on them: one step at a time works on the directory itself then.
+    pub(super) direct: bool,
 }
 
 /// The cache mounts that a step holds.
@@ -65,7 +67,10 @@ impl Caches {
         if wanted.is_empty() {
             return Ok(taken);
         }
-        let mounts = CacheMounts::open(origin.store.mounts_dir(), origin.store.tmp_dir().map_err(text)?).map_err(text)?;
+        let mut mounts = CacheMounts::open(origin.store.mounts_dir(), origin.store.tmp_dir().map_err(text)?).map_err(text)?;
+        if origin.direct {
+            mounts = mounts.direct();
+        }
         for wanted in wanted {
             let Wanted { name, target, sharing, seed, places } = wanted;
             if (origin.clear)(&name) {
@@ -74,6 +79,10 @@ impl Caches {
             let lease = mounts.acquire(&name, sharing, &seed, Some(cancel)).map_err(text)?;
             let mut views = vec![lease.mount().map_err(text)?];
             for _ in 1..places {
+                if origin.direct {
+                    views.push(lease.mount().map_err(text)?);
+                    continue;
+                }
                 let again = detach_again(views[0].as_fd());
                 views.push(again.map_err(|e| {
                     StepError::other(format!(

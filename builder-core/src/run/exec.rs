@@ -8,9 +8,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::fs::{self, Permissions};
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,7 +19,7 @@ use builder_snapshot::exec::{
     self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource,
     SecurityMode, Ulimit, resolve_user,
 };
-use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, detach_tree};
+use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, View, ViewFiles, detach_tree};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, Isolation};
@@ -102,6 +100,8 @@ pub struct Execution<'a> {
     pub settings: &'a ExecSettings,
     /// Where things are.
     pub store: &'a Store,
+    /// Makes what processes run on.
+    pub snapshots: &'a Snapshotter,
     /// Mount points that images lack.
     pub stubs: &'a StubDirs,
     /// Where its log is kept.
@@ -222,7 +222,7 @@ fn cancelled_within(cancel: &Cancel, time: Duration) -> bool {
 /// What is kept alive while the process runs, and what is done with it afterwards.
 #[derive(Default)]
 struct Held {
-    snapshots: Vec<ActiveSnapshot>,
+    views: Vec<ViewFiles>,
     caches: Caches,
     agents: Vec<AgentProxy>,
 }
@@ -259,7 +259,10 @@ impl Execution<'_> {
         let root_layers = self.inputs.first().ok_or_else(|| StepError::other("a process needs a root file system"))?;
         // Until the process has ended nobody links to the files that it sees.
         let lease = self.store.leases().hold(self.inputs).map_err(text)?;
-        let snapshot = ActiveSnapshot::create(tmp, root_layers).map_err(text)?;
+        let snapshot = self.snapshots.prepare(tmp, root_layers).map_err(text)?;
+        if let Some(reason) = snapshot.why_copied() {
+            self.target.warning(reason);
+        }
         let tree = MergedTree::open(root_layers).map_err(text)?;
         let user = resolve_user(&self.op.user, &tree).map_err(text)?;
 
@@ -267,7 +270,7 @@ impl Execution<'_> {
         let started = now();
         let mut targets = stubs::standard_targets();
         targets.retain(|(target, kind)| *kind != StubKind::Dir || !keep_directory(&snapshot, &tree, target));
-        let origin = Origin { inputs: self.inputs, store: self.store, clear: self.clear_cache };
+        let origin = Origin { inputs: self.inputs, store: self.store, clear: self.clear_cache, direct: !self.snapshots.uses_overlay(tmp) };
         let mut held = Held { caches: Caches::take(self.op, &origin, cancel)?, ..Held::default() };
         let mut mounts = Vec::with_capacity(self.op.mounts.len());
         for mount in &self.op.mounts {
@@ -317,12 +320,13 @@ impl Execution<'_> {
             held.caches.publish(self.target.as_ref());
         }
         drop(held.agents);
-        drop(held.snapshots);
+        drop(held.views);
         drop(lease);
         match end? {
             ExitReport::Exited(0) => {
-                if let Some((bundle, replaced)) = &bundles {
-                    host_ca::take_back(snapshot.upper(), replaced, bundle)
+                if let Some((bundle, replaced)) = bundles {
+                    let touched: Vec<_> = replaced.into_iter().filter(|replaced| snapshot.has_touched(replaced.path())).collect();
+                    host_ca::take_back(&snapshot.changed_files(), &touched, bundle)
                         .map_err(|error| StepError::other(format!("cannot take this machine's certificates out of the step's changes: {error}")))?;
                 }
                 Ok(Some(snapshot.commit(started).map_err(text)?))
@@ -514,10 +518,9 @@ impl Execution<'_> {
         let stub = if matches!(found.kind, FoundKind::Dir) { StubKind::Dir } else { StubKind::File };
         // Writes go to an upper directory that nobody looks at again.
         let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
-        let snapshot = ActiveSnapshot::create(tmp, layers).map_err(text)?;
-        let mount = snapshot.mount(None).map_err(text)?;
-        held.snapshots.push(snapshot);
-        Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath: resolution.path }, read_only: !writable })
+        let View { mount, subpath, files } = self.snapshots.view(tmp, layers, &resolution.path).map_err(text)?;
+        held.views.push(files);
+        Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath }, read_only: !writable })
     }
 }
 
@@ -526,9 +529,7 @@ impl Execution<'_> {
 fn keep_directory(snapshot: &ActiveSnapshot, tree: &MergedTree, target: &TreePath) -> bool {
     let is_missing = tree.resolve(target).is_ok_and(|resolution| resolution.found.is_none() && resolution.path == *target);
     // Where it can't be made, the stub is tried, which says why.
-    let place = snapshot.upper().join(target.as_path());
-    // The mode is set again because of the umask.
-    is_missing && fs::create_dir(&place).and_then(|()| fs::set_permissions(&place, Permissions::from_mode(0o755))).is_ok()
+    is_missing && snapshot.make_dir(target, 0o755).is_ok()
 }
 
 struct Prepared {
@@ -602,6 +603,8 @@ fn resolv_conf(of_host: &[u8], network: Network) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use builder_snapshot::snapshot::SnapshotterKind;
+
     use super::*;
     use crate::oci::Platform;
 
@@ -681,6 +684,7 @@ mod tests {
             inputs: &[],
             settings: &settings,
             store: &store,
+            snapshots: &Snapshotter::new(SnapshotterKind::Auto),
             stubs: &StubDirs::new(PathBuf::new()),
             log_path: PathBuf::new(),
             target: Arc::new(Nowhere),

@@ -95,6 +95,11 @@ fn read_bundle(tree: &MergedTree, path: &TreePath) -> Result<Option<Vec<u8>>, St
 }
 
 impl Replaced {
+    /// Where it stands.
+    pub(super) fn path(&self) -> &TreePath {
+        &self.path
+    }
+
     /// Where it stands, and what with.
     pub(super) fn shown(&self, bundle: &Arc<[u8]>) -> (TreePath, Arc<[u8]>) {
         (self.path.clone(), Arc::clone(bundle))

@@ -17,7 +17,7 @@ use builder_snapshot::StopSignal;
 use builder_snapshot::cache_mount::CacheMounts;
 use builder_snapshot::exec::Cancel;
 use builder_snapshot::exec::stubs::StubDirs;
-use builder_snapshot::snapshot::CommittedLayer;
+use builder_snapshot::snapshot::{CommittedLayer, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
 use tokio::task::JoinHandle;
@@ -96,6 +96,7 @@ pub struct Vertices {
     /// Layers of images that are reachable in this graph: who is told about their download.
     image_tasks: Vec<(Stack, TaskId)>,
     locals: Mutex<HashMap<String, Arc<LocalTree>>>,
+    snapshots: Snapshotter,
     /// Mount points that images lack.
     stubs: OnceLock<StubDirs>,
     /// What earlier builds committed is made durable beside the first step that runs.
@@ -120,6 +121,8 @@ pub struct VerticesOf {
     pub contexts: BTreeMap<String, LocalContext>,
     /// For processes.
     pub settings: ExecSettings,
+    /// What processes run on.
+    pub snapshotter: SnapshotterKind,
     /// Progress.
     pub tasks: Arc<Tasks>,
     /// Most steps at a time.
@@ -137,7 +140,7 @@ impl Vertices {
     /// The vertices of `build`; announces the needed ones.
     #[must_use]
     pub fn new(build: VerticesOf) -> Self {
-        let VerticesOf { graph, needed, store, sources, remotes, contexts, settings, tasks, parallel, made } = build;
+        let VerticesOf { graph, needed, store, sources, remotes, contexts, settings, snapshotter, tasks, parallel, made } = build;
         let hidden = tasks.plan("", None);
         let mut task_of = vec![hidden; graph.ids().count()];
         let mut image_tasks = Vec::new();
@@ -165,6 +168,7 @@ impl Vertices {
             cleared: Arc::default(),
             image_tasks,
             locals: Mutex::default(),
+            snapshots: Snapshotter::new(snapshotter),
             stubs: OnceLock::new(),
             settling: Mutex::default(),
             settle_once: Once::new(),
@@ -470,6 +474,7 @@ impl Vertices {
                     inputs: &layers,
                     settings: &this.settings,
                     store: &this.store,
+                    snapshots: &this.snapshots,
                     stubs,
                     log_path: this.store.logs_dir().join(&log_name),
                     target: Arc::new(TaskLog { tasks: Arc::clone(&this.tasks), task }),

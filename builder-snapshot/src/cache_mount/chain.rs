@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -84,7 +84,16 @@ impl MountDir {
 
     /// Waits for the lock, until `cancel` fires.
     pub(super) fn lock_exclusive(&self, byte: i64, cancel: Option<&Cancel>) -> Result<(), CacheMountError> {
-        while !self.set_lock(byte, libc::F_WRLCK)? {
+        self.wait_for_lock(byte, libc::F_WRLCK, cancel)
+    }
+
+    /// As [`MountDir::lock_exclusive`], beside others who do the same.
+    pub(super) fn lock_shared(&self, byte: i64, cancel: Option<&Cancel>) -> Result<(), CacheMountError> {
+        self.wait_for_lock(byte, libc::F_RDLCK, cancel)
+    }
+
+    fn wait_for_lock(&self, byte: i64, kind: libc::c_int, cancel: Option<&Cancel>) -> Result<(), CacheMountError> {
+        while !self.set_lock(byte, kind)? {
             let mut polls: Vec<PollFd<'_>> = cancel.iter().map(|cancel| PollFd::from_borrowed_fd(cancel.0.as_fd(), PollFlags::IN)).collect();
             match rustix::event::poll(&mut polls, Some(&LOCK_RETRY)) {
                 Ok(0) | Err(rustix::io::Errno::INTR) => {}
@@ -95,12 +104,9 @@ impl MountDir {
         Ok(())
     }
 
-    /// Takes the lock, or turns an exclusive one of ours into a shared one. Only asked for under CHAIN, without which nobody takes it exclusively.
-    pub(super) fn lock_shared(&self, byte: i64) -> Result<(), CacheMountError> {
-        if self.set_lock(byte, libc::F_RDLCK)? {
-            return Ok(());
-        }
-        Err(io_error("lock", &self.path)(io::Error::other("another process holds it exclusively out of turn")))
+    /// Takes the lock if nobody has it exclusively, or turns an exclusive one of ours into a shared one.
+    pub(super) fn try_lock_shared(&self, byte: i64) -> Result<bool, CacheMountError> {
+        self.set_lock(byte, libc::F_RDLCK)
     }
 
     pub(super) fn unlock(&self, byte: i64) {
@@ -222,14 +228,43 @@ impl MountDir {
             let upper = sys::fs::open_dir(&upper)?;
             match chain.last() {
                 Some(top) => fold::copy_metadata(sys::fs::open_dir(&self.layer(top))?, &upper),
-                None => {
-                    stand_in::set_owner(&upper, seed.uid, seed.gid)?;
-                    Ok(rustix::fs::fchmod(&upper, Mode::from_raw_mode(seed.mode))?)
-                }
+                None => look_as(&upper, seed),
             }
         };
         make().map_err(io_error("make directory", &upper)).inspect_err(|_| drop(sys::fs::remove_tree_at(&path)))?;
         Ok(path)
+    }
+
+    /// The chain, with a layer in it: an empty one that looks as the seed says, if there was none.
+    pub(super) fn make_base(&self, seed: &Seed) -> Result<Vec<String>, CacheMountError> {
+        let chain = self.read_chain()?;
+        if !chain.is_empty() {
+            return Ok(chain);
+        }
+        let base = self.next_layer()?;
+        let path = self.layer(&base);
+        let make = || -> io::Result<()> {
+            fs::create_dir(&path)?;
+            look_as(&sys::fs::open_dir(&path)?, seed)
+        };
+        make().map_err(io_error("make directory", &path))?;
+        let chain = vec![base];
+        self.write_chain(&chain)?;
+        Ok(chain)
+    }
+
+    /// Notes that somebody writes to the layer itself.
+    pub(super) fn mark_dirty(&self) -> Result<(), CacheMountError> {
+        self.write_note("dirty", &std::process::id().to_string())
+    }
+
+    /// Whether that is noted; it is not any more.
+    pub(super) fn take_dirty(&self) -> Result<bool, CacheMountError> {
+        let is_dirty = self.read_note("dirty")?.is_some();
+        if is_dirty {
+            remove_file(&self.path.join("dirty"))?;
+        }
+        Ok(is_dirty)
     }
 
     // Accounts.
@@ -285,6 +320,12 @@ impl MountDir {
             None => Ok(false),
         }
     }
+}
+
+/// Gives a new mount's directory its owner and mode.
+fn look_as(dir: &OwnedFd, seed: &Seed) -> io::Result<()> {
+    stand_in::set_owner(dir, seed.uid, seed.gid)?;
+    Ok(rustix::fs::fchmod(dir, Mode::from_raw_mode(seed.mode))?)
 }
 
 fn read_note(path: &Path) -> Result<Option<String>, CacheMountError> {

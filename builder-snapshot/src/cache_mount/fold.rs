@@ -13,8 +13,7 @@ use std::io::{self, ErrorKind};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, Uid, XattrFlags};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, XattrFlags};
 
 use crate::digest::Sha256Digest;
 use crate::path::TreePath;
@@ -148,7 +147,7 @@ fn merge(layer: &OwnedFd, base: &OwnedFd, path: &TreePath, fold: &Fold<'_>, dept
         if let Some(renamed) = fold.renamed.iter().find(|renamed| renamed.new == child_path) {
             put_in(base, &name, renamed, fold.staging)?;
             about_to_change()?;
-            remove_xattr(&child, marks().redirect)?;
+            sys::fs::remove_xattr(&child, marks().redirect)?;
         }
         let below = if is_opaque(&child)? { None } else { open_directory(base, &name)? };
         match below {
@@ -267,35 +266,12 @@ pub(super) fn is_redirected(dir: &OwnedFd) -> io::Result<bool> {
 
 pub(super) fn remove_opaque(dir: &OwnedFd) -> io::Result<()> {
     about_to_change()?;
-    remove_xattr(dir, marks().opaque)
+    sys::fs::remove_xattr(dir, marks().opaque)
 }
 
-fn remove_xattr(dir: &OwnedFd, name: &[u8]) -> io::Result<()> {
-    match rustix::fs::fremovexattr(dir, sys::fs::name(name)) {
-        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
-        Err(errno) => Err(errno.into()),
-    }
-}
-
-/// Makes one directory look as another: owner, mode, attributes but overlay's, times.
+/// Makes one directory look as another.
 pub(super) fn copy_metadata(from: impl AsFd, to: &OwnedFd) -> io::Result<()> {
-    let stat = rustix::fs::fstat(&from)?;
-    rustix::fs::fchown(to, Some(Uid::from_raw(stat.st_uid)), Some(Gid::from_raw(stat.st_gid)))?;
-    rustix::fs::fchmod(to, Mode::from_raw_mode(stat.st_mode & 0o7777))?;
-    let counts = |name: &[u8]| !name.starts_with(marks().prefix);
-    let wanted = sys::fs::list_xattrs(&from)?;
-    for name in sys::fs::list_xattrs(to)?.iter().filter(|name| counts(name) && !wanted.contains(name)) {
-        about_to_change()?;
-        remove_xattr(to, name)?;
-    }
-    for name in wanted.iter().filter(|name| counts(name)) {
-        if let Some(value) = sys::fs::get_xattr(&from, name)? {
-            about_to_change()?;
-            rustix::fs::fsetxattr(to, sys::fs::name(name), &value, XattrFlags::empty())?;
-        }
-    }
-    about_to_change()?;
-    set_mtime_of(to, sys::fs::mtime(&stat))
+    crate::root::copy_metadata(from, to, about_to_change)
 }
 
 #[cfg(test)]

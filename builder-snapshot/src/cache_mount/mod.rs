@@ -4,6 +4,9 @@
 //! chain as a whole ([`CacheLease::publish`]) or thrown away (the lease is dropped: the step was killed). Nobody sees another's half-done work, and
 //! a crash leaves the chain as it was before or after.
 //!
+//! Where no overlay can be mounted ([`CacheMounts::direct`]) there is one view at a time, of the chain's only layer itself: the next user waits. A mark says
+//! that somebody is at it; who finds the mark and no user knows that a step was killed there, and begins anew.
+//!
 //! ```text
 //! <dir>/<id>/lock          byte ranges, see below
 //! <dir>/<id>/chain         a note: the names of the layers, bottom first
@@ -11,12 +14,14 @@
 //! <tmp>/cache-<n>          a lease's changes and overlay's own work directory; whoever owns <tmp> sweeps it after a crash
 //! <dir>/<id>/staging       renamed directories on their way, while folding
 //! <dir>/<id>/unsynced      a note: the boot during which something was published that is not known to be on the disk
+//! <dir>/<id>/dirty         a note: somebody writes to the layer itself, or was killed while doing so
 //! ```
 //!
 //! # Invariants
 //!
 //! - Locks are open-file-description locks on bytes of `lock`, released by dying: CHAIN (short, exclusive: who reads or changes the chain), HOLDER
-//!   (exclusive: the one user of `locked` and `private`), USERS (shared by every lease; exclusive by who folds or sweeps). Taken in the order HOLDER, CHAIN, USERS.
+//!   (exclusive: the one user of `locked` and `private`), USERS (shared by every lease; exclusive by who folds, sweeps or works on the layer itself). Taken in
+//!   the order HOLDER, CHAIN, USERS. Nobody waits for USERS with CHAIN: those who have the one may need the other.
 //! - A layer of the chain changes only by folding, while nobody else leases the mount. What a name shows is the same before, during and after.
 //! - A fold that was cut short is finished by the next user before it gets its lease; nobody can have had one in between, as folding needs USERS.
 //! - Nothing here reads an id as a path: ids are names made of letters, digits, dots and dashes.
@@ -50,6 +55,7 @@ const PRIVATE_MAX: usize = 1000;
 pub struct CacheMounts {
     dir: PathBuf,
     tmp: PathBuf,
+    direct: bool,
 }
 
 /// How concurrent users share a cache mount.
@@ -84,8 +90,8 @@ pub struct CacheLease {
     mount: MountDir,
     /// The chain that the view stands on.
     chain: Vec<String>,
-    /// `<tmp>/cache-<n>`.
-    work: PathBuf,
+    /// `<tmp>/cache-<n>`; none if the chain's only layer itself is worked on.
+    work: Option<PathBuf>,
 }
 
 /// What became of a lease's changes.
@@ -168,7 +174,14 @@ impl CacheMounts {
     /// The directory cannot be made.
     pub fn open(dir: &Path, tmp: &Path) -> Result<Self, CacheMountError> {
         std::fs::create_dir_all(dir).map_err(io_error("make directory", dir))?;
-        Ok(Self { dir: dir.to_owned(), tmp: tmp.to_owned() })
+        Ok(Self { dir: dir.to_owned(), tmp: tmp.to_owned(), direct: false })
+    }
+
+    /// The same cache mounts for where no overlay can be mounted: one user at a time works on the directory itself. What a step that was killed was working on
+    /// is new for the next.
+    #[must_use]
+    pub fn direct(self) -> Self {
+        Self { direct: true, ..self }
     }
 
     /// Begins a use of the cache mount `id` (a name made of letters, digits, dots and dashes; never a path).
@@ -179,20 +192,42 @@ impl CacheMounts {
     /// The seed is missing, the directories cannot be written, or `cancel` fired while waiting.
     pub fn acquire(&self, id: &str, sharing: Sharing, seed: &Seed, cancel: Option<&Cancel>) -> Result<CacheLease, CacheMountError> {
         let mount = match sharing {
-            Sharing::Shared => MountDir::open(&self.dir, id)?,
-            Sharing::Locked => {
+            Sharing::Shared if !self.direct => MountDir::open(&self.dir, id)?,
+            Sharing::Shared | Sharing::Locked => {
                 let mount = MountDir::open(&self.dir, id)?;
                 mount.lock_exclusive(HOLDER, cancel)?;
                 mount
             }
             Sharing::Private => self.free_fork(id)?,
         };
-        mount.lock_exclusive(CHAIN, cancel)?;
-        mount.touch()?;
-        let chain = prepare(&mount, seed)?;
-        let work = mount.new_work(&self.tmp, &chain, seed)?;
-        mount.unlock(CHAIN);
-        Ok(CacheLease { mount, chain, work })
+        loop {
+            mount.lock_exclusive(CHAIN, cancel)?;
+            mount.touch()?;
+            let alone = mount.try_lock_exclusive(USERS)?;
+            if alone {
+                refresh(&mount, seed)?;
+            }
+            if alone && self.direct {
+                let chain = mount.make_base(seed)?;
+                mount.mark_unsynced()?;
+                mount.mark_dirty()?;
+                mount.unlock(CHAIN);
+                return Ok(CacheLease { mount, chain, work: None });
+            }
+            if !self.direct && mount.try_lock_shared(USERS)? {
+                let chain = mount.read_chain()?;
+                let work = Some(mount.new_work(&self.tmp, &chain, seed)?);
+                mount.unlock(CHAIN);
+                return Ok(CacheLease { mount, chain, work });
+            }
+            mount.unlock(CHAIN);
+            if self.direct {
+                mount.lock_exclusive(USERS, cancel)?;
+            } else {
+                mount.lock_shared(USERS, cancel)?;
+            }
+            mount.unlock(USERS);
+        }
     }
 
     fn free_fork(&self, id: &str) -> Result<MountDir, CacheMountError> {
@@ -267,30 +302,28 @@ impl CacheMounts {
     }
 }
 
-/// The chain to work on, folded and swept if nobody else is there; USERS is held shared afterwards. CHAIN is held.
-fn prepare(mount: &MountDir, seed: &Seed) -> Result<Vec<String>, CacheMountError> {
-    if mount.try_lock_exclusive(USERS)? {
-        if mount.is_untrusted()? {
-            mount.forget()?;
-        }
-        mount.sweep()?;
-        let long = mount.read_chain()?.len() > CHAIN_MAX;
-        if long {
-            mount.mark_unsynced()?;
-        }
-        if long && let Err(error) = mount.fold_if_long() {
-            // Half folded it is no base for anyone, and it would fail again. A cache may be new at any time.
-            tracing::warn!("cache mount {} is emptied: {error}", mount.path().display());
-            mount.forget()?;
-        }
-        if mount.read_chain()?.is_empty() && !seed.lowers.is_empty() {
-            let base = mount.next_layer()?;
-            seed::copy(seed, &mount.layer(&base))?;
-            mount.write_chain(&[base])?;
-        }
+/// Folds and sweeps the chain, and fills it if it is new. CHAIN and USERS are held exclusively.
+fn refresh(mount: &MountDir, seed: &Seed) -> Result<(), CacheMountError> {
+    let (is_untrusted, is_dirty) = (mount.is_untrusted()?, mount.take_dirty()?);
+    if is_untrusted || is_dirty {
+        mount.forget()?;
     }
-    mount.lock_shared(USERS)?;
-    mount.read_chain()
+    mount.sweep()?;
+    let long = mount.read_chain()?.len() > CHAIN_MAX;
+    if long {
+        mount.mark_unsynced()?;
+    }
+    if long && let Err(error) = mount.fold_if_long() {
+        // Half folded it is no base for anyone, and it would fail again. A cache may be new at any time.
+        tracing::warn!("cache mount {} is emptied: {error}", mount.path().display());
+        mount.forget()?;
+    }
+    if mount.read_chain()?.is_empty() && !seed.lowers.is_empty() {
+        let base = mount.next_layer()?;
+        seed::copy(seed, &mount.layer(&base))?;
+        mount.write_chain(&[base])?;
+    }
+    Ok(())
 }
 
 impl CacheLease {
@@ -299,14 +332,19 @@ impl CacheLease {
     /// # Errors
     /// The kernel refuses.
     pub fn mount(&self) -> Result<OwnedFd, CacheMountError> {
-        let upper = self.work.join("fs");
+        let Some(work) = &self.work else {
+            let layers = self.top_layers();
+            let layer = layers.first().map_or(self.mount.path(), PathBuf::as_path);
+            return sys::mount::detach_bare(layer).map_err(io_error("mount", layer));
+        };
+        let upper = work.join("fs");
         if self.chain.is_empty() {
             // Nothing below: the directory itself is the view, without an overlay's costs.
             return sys::mount::detach_host(&upper).map_err(io_error("mount", &upper));
         }
         let lowers: Vec<PathBuf> = self.chain.iter().rev().map(|layer| self.mount.layer(layer)).collect();
         let lowers: Vec<&Path> = lowers.iter().map(PathBuf::as_path).collect();
-        let work = self.work.join("work");
+        let work = work.join("work");
         let options = sys::mount::OverlayOptions { lowers: &lowers, upper: &upper, work: &work, redirects: true };
         sys::mount::overlay(&options).map_err(|failure| CacheMountError::Mount {
             path: self.mount.path().display().to_string(),
@@ -320,10 +358,19 @@ impl CacheLease {
     /// # Errors
     /// The directories cannot be written.
     pub fn publish(self) -> Result<Published, CacheMountError> {
-        let fs = self.work.join("fs");
         // Not cancellable: it is held for renames only, and by folds, whose cost follows the change.
         self.mount.lock_exclusive(CHAIN, None)?;
         let now = self.mount.read_chain()?;
+        let Some(work) = &self.work else {
+            if now != self.chain {
+                return Ok(Published::Dropped { directory: "/".to_owned() });
+            }
+            // Another process may have taken the mark away while this step was writing.
+            self.mount.mark_unsynced()?;
+            self.mount.take_dirty()?;
+            return Ok(Published::Added);
+        };
+        let fs = work.join("fs");
         // A first user's empty directory is published too: its mode and owner are the mount's.
         if !self.chain.is_empty() && merge::is_unchanged(&fs, &self.top_layers())? {
             return Ok(Published::Unchanged);
@@ -363,6 +410,8 @@ impl CacheLease {
 impl Drop for CacheLease {
     fn drop(&mut self) {
         // What cannot be removed now is swept with the directory it is in.
-        drop(sys::fs::remove_tree_at(&self.work));
+        if let Some(work) = &self.work {
+            drop(sys::fs::remove_tree_at(work));
+        }
     }
 }

@@ -87,6 +87,45 @@ fn a8_5_what_is_published_stays_and_what_is_dropped_goes() {
 }
 
 #[test]
+fn a8_5_without_an_overlay_what_is_published_stays_and_a_killed_step_leaves_nothing() {
+    let (_dir, overlay) = mounts();
+    let direct = overlay.clone().direct();
+    assert_eq!(step(&overlay, |view| write(&view.join("a/one"), "1")), Published::Added);
+    assert_eq!(step(&direct, |view| write(&view.join("a/two"), "2")), Published::Added);
+    // The other way of looking at it sees the same, and adds to it.
+    assert_eq!(keys(&now(&overlay)), ["a", "a/one", "a/two"]);
+    assert_eq!(step(&overlay, |view| std::fs::remove_file(view.join("a/one")).expect("rm")), Published::Added);
+    let lease = direct.acquire("id", Sharing::Shared, &empty(), None).expect("acquire");
+    let [first, second] = [(); 2].map(|()| lease.mount().expect("mounted twice"));
+    write(&view(&first).join("half"), "");
+    assert_eq!(keys(&content(&view(&second))), ["a", "a/two", "half"]);
+    drop((first, second, lease));
+    assert_eq!(keys(&now(&overlay)), [""; 0], "half done work is nobody's");
+}
+
+#[test]
+fn a8_5_without_an_overlay_there_is_one_user_at_a_time() {
+    let (_dir, overlay) = mounts();
+    let direct = overlay.clone().direct();
+    let (read, write_end) = rustix::pipe::pipe().expect("pipe");
+    drop(write_end);
+    let cancelled = Cancel(read);
+    let waits = |mounts: &CacheMounts, sharing| matches!(mounts.acquire("id", sharing, &empty(), Some(&cancelled)), Err(CacheMountError::Cancelled));
+    let lease = direct.acquire("id", Sharing::Shared, &empty(), None).expect("acquire");
+    assert!(waits(&direct, Sharing::Shared) && waits(&direct, Sharing::Locked) && waits(&overlay, Sharing::Shared));
+    assert!(!overlay.remove("id").expect("remove"), "it is in use");
+    let other = direct.acquire("id", Sharing::Private, &empty(), None).expect("a private copy");
+    assert_eq!((lease.publish().expect("publish"), other.publish().expect("publish")), (Published::Added, Published::Added));
+    let lease = overlay.acquire("id", Sharing::Shared, &empty(), None).expect("acquire");
+    assert!(waits(&direct, Sharing::Shared));
+    drop(lease);
+    // Made new meanwhile: what is published goes.
+    let lease = direct.acquire("id", Sharing::Locked, &empty(), None).expect("acquire");
+    direct.clear("id").expect("clear");
+    assert!(matches!(lease.publish().expect("publish"), Published::Dropped { .. }));
+}
+
+#[test]
 fn a8_5_mode_and_owner_are_those_of_a_new_one_and_stay() {
     let (_dir, mounts) = mounts();
     let seed = Seed { mode: 0o1770, uid: 7, gid: 8, ..empty() };

@@ -1,115 +1,63 @@
 //! The table of an overlay's upper directory.
+//!
+//! Its cost follows the upper directory, not the image.
 
-use std::collections::{BTreeSet, HashMap};
-use std::os::fd::AsFd;
+use std::collections::BTreeSet;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{self, AtFlags, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 
-use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
-use crate::layer::stand_in::{self, StandIn};
-use crate::layer::xattr;
 use crate::path::TreePath;
-use crate::root::RootDir;
+use crate::snapshot::OpenDirs;
 use crate::sys;
-use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
-use crate::tree::{Child, Found, FoundKind, MergedTree, meta_of_stat};
+use crate::toc::{Node, Timestamp};
+use crate::tree::MergedTree;
 
-use super::{hash, opaque_whiteouts};
-
-/// Files get their times from a clock that the kernel moves once a tick (1–10 ms): a file made right after `started` may seem older by that much.
-const CLOCK_TICK_NANOS: i128 = 10_000_000;
-
-/// What [`upper_changes`] found.
-#[derive(Debug)]
-pub struct Changes {
-    /// The layer's table.
-    pub toc: Toc,
-    /// What stands in the upper directory but is not in the table, children before parents: it equals what is below and can be removed.
-    pub unchanged: Vec<TreePath>,
-}
-
-/// Something found in the upper directory.
-struct Seen {
-    path: TreePath,
-    what: What,
-    meta: Meta,
-    /// Equal to what lower layers have, as far as it was compared.
-    same: bool,
-}
-
-enum What {
-    Node(Node),
-    /// A regular file, one of the `inodes`.
-    File(usize),
-}
-
-/// A regular file, read once whatever its names.
-struct Inode {
-    path: TreePath,
-    size: u64,
-}
+use super::changes::{Changes, Collector};
+use super::opaque_whiteouts;
 
 /// Compares the upper directory of an overlay on `lower` with what is below it. Times from `started` on are marked as made by the step.
 ///
+/// Leaves in the directory what the table says and nothing else: opaque directories are replaced by whiteouts, unchanged things removed.
+///
 /// # Errors
-/// Reading fails; a path is too long to be kept.
-pub fn upper_changes(upper: &Path, lower: &MergedTree, started: Timestamp) -> Result<Changes, SnapshotError> {
-    let root = RootDir::open(upper).map_err(SnapshotError::io("open", upper.display()))?;
-    let mut walk =
-        Walk { root, lower, started_nanos: nanos(started) - CLOCK_TICK_NANOS, seen: Vec::new(), inodes: Vec::new(), by_inode: HashMap::new() };
-    walk.directory_itself(TreePath::root())?;
-    let mut pending = vec![(TreePath::root(), false)];
+/// Reading or tidying fails; a path is too long to be kept.
+pub fn take_upper(upper: &Path, lower: &MergedTree, started: Timestamp) -> Result<Changes, SnapshotError> {
+    let mut walk = Walk { collector: Collector::new(upper, lower, started)?, opaque: Vec::new() };
+    let root = TreePath::root();
+    let dir = walk.collector.open_dir(&root)?;
+    let stat = fs::fstat(&dir).map_err(|e| SnapshotError::io("read", root.display())(e.into()))?;
+    // An overlay does not look at the root's own mark.
+    walk.collector.directory(&root, &dir, &stat)?;
+    let mut pending = vec![(root, false)];
     while let Some((dir, hides_lower)) = pending.pop() {
         walk.directory(&dir, hides_lower, &mut pending)?;
     }
-    walk.finish()
-}
-
-fn nanos(time: Timestamp) -> i128 {
-    i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos)
+    let Walk { collector, opaque } = walk;
+    let changes = collector.finish()?;
+    let mut dirs = OpenDirs::new(dir);
+    let mut touched = BTreeSet::from([TreePath::root()]);
+    if !opaque.is_empty() {
+        expand_opaque(&mut dirs, &changes, &opaque, &mut touched)?;
+    }
+    remove_unchanged(&mut dirs, &changes.unchanged, &mut touched)?;
+    restore_times(&mut dirs, &changes, lower, &touched)?;
+    Ok(changes)
 }
 
 struct Walk<'a> {
-    root: RootDir,
-    lower: &'a MergedTree,
-    started_nanos: i128,
-    seen: Vec<Seen>,
-    inodes: Vec<Inode>,
-    by_inode: HashMap<(u64, u64), usize>,
+    collector: Collector<'a>,
+    /// Directories with overlay's mark.
+    opaque: Vec<TreePath>,
 }
 
 impl Walk<'_> {
-    /// Records the root directory; other directories are recorded with their names.
-    fn directory_itself(&mut self, path: TreePath) -> Result<(), SnapshotError> {
-        let stat = fs::fstat(&self.root).map_err(|e| SnapshotError::io("read", path.display())(e.into()))?;
-        let dir = self.root.as_fd().try_clone_to_owned().map_err(SnapshotError::io("open", path.display()))?;
-        let read = || Ok((xattr::read(&dir)?, stand_in::of(&dir, &stat)?));
-        let (xattrs, stand_in) = read().map_err(SnapshotError::io("read attributes of", path.display()))?;
-        let below = self.lower.lookup(&path)?;
-        let meant = stand_in.meant(meta_of_stat(&stat));
-        // On nothing at all, an ordinary root is no change.
-        let ordinary = (meant.mode, meant.uid, meant.gid) == (0o755, 0, 0) && xattrs.is_empty();
-        let same = below.map_or(ordinary, |below| same_but_time(&meant, &xattrs, &below));
-        self.record_dir(path, meant, xattrs, same);
-        Ok(())
-    }
-
-    fn record_dir(&mut self, path: TreePath, meta: Meta, xattrs: Xattrs, same: bool) {
-        let meta = self.meta(meta, xattrs);
-        self.seen.push(Seen { path, what: What::Node(Node::Dir), meta, same });
-    }
-
-    fn meta(&self, meta: Meta, mut xattrs: Xattrs) -> Meta {
-        xattrs.retain(|(name, _)| xattr::exported_from_run(name));
-        Meta { made_by_step: nanos(meta.mtime) >= self.started_nanos, xattrs, ..meta }
-    }
-
     /// Records everything in a directory; its subdirectories go to `pending`.
     fn directory(&mut self, path: &TreePath, hidden: bool, pending: &mut Vec<(TreePath, bool)>) -> Result<(), SnapshotError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
-        let dir = self.root.open_exact(path, flags, Mode::empty()).map_err(SnapshotError::io("open", path.display()))?;
+        let dir = self.collector.open_dir(path)?;
         let mut names: BTreeSet<Box<[u8]>> = BTreeSet::new();
         sys::fs::for_each_name(&dir, |name, _| {
             names.insert(name.into());
@@ -117,29 +65,25 @@ impl Walk<'_> {
         })
         .map_err(SnapshotError::io("list", path.display()))?;
         for name in &names {
-            let child_bytes = path.as_bytes().len() + 1 + name.len();
-            if child_bytes > crate::path::MAX_PATH_BYTES {
-                return Err(crate::path::PathError::TooLong(child_bytes).into());
-            }
-            let child = path.child(name);
+            let child = path.checked_child(name)?;
             let stat = sys::fs::stat_at(&dir, sys::fs::name(name)).map_err(SnapshotError::io("read", child.display()))?;
             let Some(stat) = stat else { continue };
             if sys::fs::file_type(&stat) == FileType::Directory {
                 self.subdirectory(&dir, name, child, &stat, hidden, pending)?;
             } else {
-                self.not_a_directory(&dir, name, child, &stat, hidden)?;
+                self.collector.not_a_directory(&dir, name, child, &stat)?;
             }
         }
         if hidden {
             let mut whiteouts = Vec::new();
             // Only this directory's own names: those below have their turn.
             opaque_whiteouts(
-                self.lower,
+                self.collector.lower,
                 path,
                 &mut |child| child.file_name().is_some_and(|name| names.contains(name)).then_some(false),
                 &mut whiteouts,
             )?;
-            self.seen.extend(whiteouts.into_iter().map(whiteout));
+            whiteouts.into_iter().for_each(|path| self.collector.removed(path));
         }
         Ok(())
     }
@@ -153,174 +97,66 @@ impl Walk<'_> {
         parent_hidden: bool,
         pending: &mut Vec<(TreePath, bool)>,
     ) -> Result<(), SnapshotError> {
-        let opaque = sys::mount::marks().opaque;
-        let read = || -> std::io::Result<(bool, Xattrs, StandIn)> {
-            let dir = sys::fs::open_beneath(parent, sys::fs::name(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-            let mut is_opaque = false;
-            let mut xattrs = Vec::new();
-            for name in sys::fs::list_xattrs(&dir)? {
-                if *name == *opaque {
-                    is_opaque = sys::fs::get_xattr(&dir, opaque)?.as_deref() == Some(b"y");
-                } else if let Some(meant) = xattr::meant(&name)
-                    && let Some(value) = sys::fs::get_xattr(&dir, &name)?
-                {
-                    xattrs.push((meant, value));
-                }
-            }
-            xattrs.sort();
-            Ok((is_opaque, xattrs, stand_in::of(&dir, stat)?))
-        };
-        let (is_opaque, xattrs, stand_in) = read().map_err(SnapshotError::io("read", path.display()))?;
-        let hidden = parent_hidden || is_opaque;
-        let meant = stand_in.meant(meta_of_stat(stat));
-        // An opaque directory is never dropped: on disk it hides something, or may.
-        let same = !hidden && self.lower.lookup(&path)?.is_some_and(|below| below.kind == FoundKind::Dir && same_but_time(&meant, &xattrs, &below));
-        pending.push((path.clone(), hidden));
-        self.record_dir(path, meant, xattrs, same);
+        let dir = sys::fs::open_beneath(parent, sys::fs::name(name), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty());
+        let dir = dir.map_err(SnapshotError::io("open", path.display()))?;
+        let seen = self.collector.directory(&path, &dir, stat)?;
+        if seen.is_opaque {
+            self.opaque.push(path.clone());
+        }
+        pending.push((path, parent_hidden || seen.is_opaque));
         Ok(())
-    }
-
-    fn not_a_directory(&mut self, parent: impl AsFd, name: &[u8], path: TreePath, stat: &Stat, hidden: bool) -> Result<(), SnapshotError> {
-        let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
-        let stand_in = stand_in::at(&parent, sys::fs::name(name), stat).map_err(SnapshotError::io("read attributes of", path.display()))?;
-        let meta = self.meta(stand_in.meant(meta_of_stat(stat)), Vec::new());
-        let node = match sys::fs::file_type(stat) {
-            // Before anything looks at inodes: overlay links all its whiteouts to one.
-            _ if sys::fs::is_whiteout(stat) => {
-                let same = matches!(self.lower.child_at(&path)?, Child::Missing);
-                self.seen.push(Seen { same, ..whiteout(path) });
-                return Ok(());
-            }
-            FileType::RegularFile if stand_in.device.is_none() => {
-                let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let inode = self.inode(&path, stat, size);
-                // Contents and attributes are compared when they are read.
-                let same = !hidden
-                    && self.lower.lookup(&path)?.is_some_and(|below| {
-                        matches!(below.kind, FoundKind::File { size: below_size, .. } if below_size == size) && same_stat(&meta, &below.meta)
-                    });
-                self.seen.push(Seen { path, what: What::File(inode), meta, same });
-                return Ok(());
-            }
-            FileType::Symlink => {
-                let target = fs::readlinkat(parent, sys::fs::name(name), Vec::new());
-                let target = target.map_err(|e| SnapshotError::io("read link", path.display())(e.into()))?.into_bytes();
-                Node::Symlink { target: target.into() }
-            }
-            FileType::RegularFile => stand_in.device.map_or(Node::Socket, Node::from),
-            FileType::CharacterDevice => Node::CharDevice { major, minor },
-            FileType::BlockDevice => Node::BlockDevice { major, minor },
-            FileType::Fifo => Node::Fifo,
-            FileType::Socket | FileType::Directory | FileType::Unknown => Node::Socket,
-        };
-        let same = !hidden && self.lower.lookup(&path)?.is_some_and(|below| same_node(&node, &below.kind) && same_stat(&meta, &below.meta));
-        self.seen.push(Seen { path, what: What::Node(node), meta, same });
-        Ok(())
-    }
-
-    fn inode(&mut self, path: &TreePath, stat: &Stat, size: u64) -> usize {
-        let new = self.inodes.len();
-        if stat.st_nlink > 1 {
-            let known = *self.by_inode.entry((stat.st_dev, stat.st_ino)).or_insert(new);
-            if known != new {
-                return known;
-            }
-        }
-        self.inodes.push(Inode { path: path.clone(), size });
-        new
-    }
-
-    fn finish(mut self) -> Result<Changes, SnapshotError> {
-        let files: Vec<(&TreePath, u64)> = self.inodes.iter().map(|inode| (&inode.path, inode.size)).collect();
-        let reads = hash::read_all(self.root.as_fd(), &files)?;
-        for seen in &mut self.seen {
-            let What::File(inode) = seen.what else { continue };
-            let read = &reads[inode];
-            if seen.same {
-                seen.same = self.lower.lookup(&seen.path)?.is_some_and(|below| below.meta.xattrs == read.xattrs)
-                    && digest_below(self.lower, &seen.path)? == read.digest;
-            }
-            seen.meta.xattrs = read.xattrs.iter().filter(|(name, _)| xattr::exported_from_run(name)).cloned().collect();
-        }
-        self.seen.sort_by(|a, b| a.path.cmp(&b.path));
-
-        // Children first: a directory stays if it changed or something in it did.
-        let mut kept = vec![true; self.seen.len()];
-        let mut needed: Option<TreePath> = None;
-        let mut unchanged = Vec::new();
-        for (i, seen) in self.seen.iter().enumerate().rev() {
-            if seen.same && needed.as_ref() != Some(&seen.path) {
-                kept[i] = false;
-                // The root is no name in anything, and nothing has to be removed for it.
-                if !seen.path.is_root() {
-                    unchanged.push(seen.path.clone());
-                }
-            } else {
-                needed = seen.path.parent();
-            }
-        }
-
-        let mut first_names: Vec<Option<TreePath>> = vec![None; reads.len()];
-        let mut entries = Vec::with_capacity(self.seen.len());
-        for (seen, _) in self.seen.into_iter().zip(kept).filter(|(_, kept)| *kept) {
-            let Seen { path, what, meta, .. } = seen;
-            let (node, meta) = match what {
-                What::Node(node) => (node, meta),
-                What::File(inode) => match &first_names[inode] {
-                    Some(target) => (Node::Hardlink { target: target.clone() }, Meta::default()),
-                    None => {
-                        first_names[inode] = Some(path.clone());
-                        (Node::File { size: reads[inode].size, digest: reads[inode].digest }, meta)
-                    }
-                },
-            };
-            entries.push(TocEntry { path, node, meta });
-        }
-        Ok(Changes { toc: Toc { entries }, unchanged })
     }
 }
 
-fn whiteout(path: TreePath) -> Seen {
-    Seen { path, what: What::Node(Node::Whiteout), meta: Meta::default(), same: false }
-}
-
-/// Removes from the upper directory what is equal to what is below it, so that the layer's directory and its table say the same.
-pub(crate) fn remove_unchanged(upper: &Path, unchanged: &[TreePath]) -> Result<(), SnapshotError> {
-    if unchanged.is_empty() {
-        return Ok(());
-    }
-    let mut dirs = crate::snapshot::OpenDirs::new(sys::fs::open_dir(upper).map_err(SnapshotError::io("open", upper.display()))?);
-    for path in unchanged {
-        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
-        dirs.forget(path);
-        let remove = |fd: std::os::fd::BorrowedFd<'_>| match fs::unlinkat(fd, sys::fs::name(name), AtFlags::empty()) {
-            Err(rustix::io::Errno::ISDIR) => Ok(fs::unlinkat(fd, sys::fs::name(name), AtFlags::REMOVEDIR)?),
-            result => Ok(result?),
+/// Gives the names that opaque directories hide whiteouts of their own, and takes their marks away: what is equal below can go then.
+fn expand_opaque(dirs: &mut OpenDirs, changes: &Changes, opaque: &[TreePath], touched: &mut BTreeSet<TreePath>) -> Result<(), SnapshotError> {
+    for entry in &changes.toc.entries {
+        let (Node::Whiteout, Some(parent), Some(name)) = (&entry.node, entry.path.parent(), entry.path.file_name()) else { continue };
+        let make = |fd: BorrowedFd<'_>| match fs::mknodat(fd, sys::fs::name(name), FileType::CharacterDevice, Mode::empty(), 0) {
+            // Those that overlay made.
+            Err(Errno::EXIST) => Ok(false),
+            result => Ok(result.map(|()| true)?),
         };
-        dirs.get(&parent).and_then(remove).map_err(SnapshotError::io("remove", path.display()))?;
+        if dirs.get(&parent).and_then(make).map_err(SnapshotError::io("remove", entry.path.display()))? {
+            touched.insert(parent);
+        }
+    }
+    for path in opaque {
+        let unmark = |fd: BorrowedFd<'_>| {
+            let dir = sys::fs::open_beneath(fd, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+            Ok(fs::fremovexattr(&dir, sys::fs::name(sys::mount::marks().opaque))?)
+        };
+        dirs.get(path).and_then(unmark).map_err(SnapshotError::io("unmark", path.display()))?;
     }
     Ok(())
 }
 
-fn digest_below(lower: &MergedTree, path: &TreePath) -> Result<Sha256Digest, SnapshotError> {
-    let file = lower.open_file(path)?;
-    Ok(Hasher::of_reader(file).map_err(SnapshotError::io("read", path.display()))?.0)
-}
-
-fn same_stat(meta: &Meta, below: &Meta) -> bool {
-    (meta.mode, meta.uid, meta.gid, meta.mtime) == (below.mode, below.uid, below.gid, below.mtime)
-}
-
-fn same_but_time(meta: &Meta, xattrs: &Xattrs, below: &Found) -> bool {
-    (meta.mode, meta.uid, meta.gid) == (below.meta.mode, below.meta.uid, below.meta.gid) && *xattrs == below.meta.xattrs
-}
-
-fn same_node(node: &Node, below: &FoundKind) -> bool {
-    match (node, below) {
-        (Node::Symlink { target }, FoundKind::Symlink { target: below }) => target == below,
-        (Node::CharDevice { major, minor }, FoundKind::CharDevice { major: a, minor: b })
-        | (Node::BlockDevice { major, minor }, FoundKind::BlockDevice { major: a, minor: b }) => (major, minor) == (a, b),
-        (Node::Fifo, FoundKind::Fifo) | (Node::Socket, FoundKind::Socket) => true,
-        _ => false,
+/// Removes from the upper directory what is equal to what is below it, so that the layer's directory and its table say the same.
+fn remove_unchanged(dirs: &mut OpenDirs, unchanged: &[TreePath], touched: &mut BTreeSet<TreePath>) -> Result<(), SnapshotError> {
+    for path in unchanged {
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { continue };
+        dirs.forget(path);
+        let remove = |fd: BorrowedFd<'_>| match fs::unlinkat(fd, sys::fs::name(name), AtFlags::empty()) {
+            Err(Errno::ISDIR) => Ok(fs::unlinkat(fd, sys::fs::name(name), AtFlags::REMOVEDIR)?),
+            result => Ok(result?),
+        };
+        dirs.get(&parent).and_then(remove).map_err(SnapshotError::io("remove", path.display()))?;
+        touched.insert(parent);
     }
+    Ok(())
+}
+
+/// Gives directories in which something was made or removed the times that the table says. If it says nothing about the root, nothing in it changed.
+fn restore_times(dirs: &mut OpenDirs, changes: &Changes, lower: &MergedTree, touched: &BTreeSet<TreePath>) -> Result<(), SnapshotError> {
+    for path in touched {
+        let mtime = match changes.toc.get(path) {
+            Some(entry) => entry.meta.mtime,
+            None if path.is_root() => lower.lookup(path)?.map(|below| below.meta.mtime).unwrap_or_default(),
+            // Removed itself.
+            None => continue,
+        };
+        let set = |fd: BorrowedFd<'_>| crate::root::set_mtime_at(fd, Path::new("."), mtime);
+        dirs.get(path).and_then(set).map_err(SnapshotError::io("set the time of", path.display()))?;
+    }
+    Ok(())
 }

@@ -6,13 +6,18 @@
 //!                                                                        CommittedLayer ──► publish
 //! ```
 //!
+//! A process runs on an overlay ([`ActiveSnapshot::create`]), or, where none can be mounted, on a full copy of the layers; [`Snapshotter`] decides.
+//! The layer that comes of it is the same.
+//!
 //! On disk, below a directory for temporary things:
 //!
 //! ```text
-//! <tmp>/<unique>/fs       the changes; later the layer
-//! <tmp>/<unique>/work     overlay's own; removed by commit
-//! <tmp>/<unique>/empty    only if there are no lower layers and a mount is made
-//! <tmp>/<unique>/toc      written by publish, which renames <unique> to <layers>/<hex of id>
+//! <tmp>/<unique>/fs          the changes; later the layer
+//! <tmp>/<unique>/work        overlay's own; removed by commit
+//! <tmp>/<unique>/empty       only if there are no lower layers and a mount is made
+//! <tmp>/<unique>/toc         written by publish, which renames <unique> to <layers>/<hex of id>
+//! <tmp>/<unique>/whiteouts   only where the file system can hold no whiteouts, see `tree/whiteouts`
+//! <tmp>/<another>/fs         a copy of the layers, if there is one; it outlives the step
 //! ```
 //!
 //! # Invariants
@@ -24,6 +29,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{self, Mode, OFlags};
 
@@ -31,17 +37,22 @@ use crate::diff;
 use crate::error::SnapshotError;
 use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
-use crate::root::{set_meta_of, set_mtime_of};
+use crate::root::{RootDir, set_meta_of, set_mtime_of};
 use crate::sys;
 use crate::toc::{ContentId, LayerId, Meta, Timestamp, Toc};
-use crate::tree::{MergedTree, meta_of_stat};
+use crate::tree::{MergedTree, is_layer_of_nothing, meta_of_stat};
 
+mod copy;
 mod dirs;
 mod overlay;
+mod snapshotter;
 mod table;
 mod writer;
 
+pub(crate) use copy::{Copier, Fingerprints};
+use copy::{Idle, WorkingCopy};
 pub(crate) use dirs::OpenDirs;
+pub use snapshotter::{Snapshotter, SnapshotterKind, View, ViewFiles, probe};
 pub use writer::{Device, FileContent, LinkSource, ListedFile, TreeWriter};
 
 /// A writable directory on top of a stack of layers. Dropping it removes it.
@@ -50,6 +61,17 @@ pub struct ActiveSnapshot {
     dir: TemporaryDir,
     lowers: Vec<PathBuf>,
     upper: PathBuf,
+    /// What the process runs on, if that is no overlay.
+    copied: Option<Copied>,
+}
+
+#[derive(Debug)]
+struct Copied {
+    copy: Mutex<WorkingCopy>,
+    /// Where the copy goes after the step.
+    idle: Arc<Idle>,
+    /// Why there is one, if the user is to know.
+    reason: Option<String>,
 }
 
 impl ActiveSnapshot {
@@ -65,17 +87,39 @@ impl ActiveSnapshot {
         for path in [&upper, &work] {
             std::fs::create_dir(path).map_err(SnapshotError::io("make directory", path.display()))?;
         }
-        let meta = match lowers.last() {
-            Some(top) => root_meta(top).map_err(SnapshotError::io("read layer", top.display()))?,
-            None => Meta { mode: 0o755, ..Meta::default() },
-        };
+        let top = lowers.iter().map(PathBuf::as_path).rfind(|lower| !is_layer_of_nothing(lower)).or(lowers.first().map(PathBuf::as_path));
+        let meta = root_meta(top).map_err(SnapshotError::io("read layer", top.unwrap_or(Path::new("/")).display()))?;
         let set = || {
             let fd = sys::fs::open_dir(&upper)?;
             set_meta_of(&fd, &meta)?;
             set_mtime_of(&fd, meta.mtime)
         };
         set().map_err(SnapshotError::io("change", upper.display()))?;
-        Ok(Self { dir, lowers: lowers.to_vec(), upper })
+        Ok(Self { dir, lowers: lowers.to_vec(), upper, copied: None })
+    }
+
+    /// As [`ActiveSnapshot::create`], for a process that runs on a copy: one that is idle, if one fits.
+    fn create_copied(tmp: &Path, lowers: &[PathBuf], idle: &Arc<Idle>, reason: Option<String>) -> Result<Self, SnapshotError> {
+        let snapshot = Self::create(tmp, lowers)?;
+        let copy = Mutex::new(idle.take(tmp, lowers)?);
+        Ok(Self { copied: Some(Copied { copy, idle: Arc::clone(idle), reason }), ..snapshot })
+    }
+
+    /// Why the process runs on a copy of the layers, which costs time, if it was not told to; what could be done about it.
+    #[must_use]
+    pub fn why_copied(&self) -> Option<&str> {
+        self.copied.as_ref()?.reason.as_deref()
+    }
+
+    /// Makes a directory of the step's own before the mount; one that is there is an error.
+    ///
+    /// # Errors
+    /// The parent is missing in what the step changed, or something is there.
+    pub fn make_dir(&self, path: &TreePath, mode: u32) -> std::io::Result<()> {
+        match &self.copied {
+            Some(copied) => RootDir::open(copied.copy().fs())?.make_dir(path, mode),
+            None => RootDir::open(&self.upper)?.make_dir(path, mode),
+        }
     }
 
     /// The layers below, bottom first.
@@ -90,10 +134,25 @@ impl ActiveSnapshot {
         self.dir.stays = true;
     }
 
-    /// The directory that takes the changes.
+    /// The directory that becomes the layer: a writer and an overlay write to it, of a copy it gets what changed in the end.
     #[must_use]
     pub fn upper(&self) -> &Path {
         &self.upper
+    }
+
+    /// Where the files that the process changed can be looked at and mended before the commit, under their paths.
+    #[must_use]
+    pub fn changed_files(&self) -> PathBuf {
+        self.copied.as_ref().map_or_else(|| self.upper.clone(), |copied| copied.copy().fs().to_owned())
+    }
+
+    /// Whether the process may have changed what is at `path`: where it has not, [`ActiveSnapshot::changed_files`] has nothing, or what was shown to it.
+    #[must_use]
+    pub fn has_touched(&self, path: &TreePath) -> bool {
+        match &self.copied {
+            Some(copied) => copied.copy().has_touched(path),
+            None => self.upper.join(path.as_path()).symlink_metadata().is_ok(),
+        }
     }
 
     /// File operations without a mount. Nothing may have written to the snapshot before.
@@ -104,11 +163,14 @@ impl ActiveSnapshot {
         TreeWriter::new(&self.upper, MergedTree::open(&self.lowers)?)
     }
 
-    /// Mounts the stack as a detached overlay. `top_lower` is put above the lowers and never part of the layer.
+    /// Mounts the stack, detached: an overlay, or the copy. `top_lower` is put above the lowers and never part of the layer.
     ///
     /// # Errors
     /// The kernel refuses; the message has the kernel's own reason.
     pub fn mount(&self, top_lower: Option<&Path>) -> Result<OwnedFd, SnapshotError> {
+        if let Some(copied) = &self.copied {
+            return copied.copy().attach(top_lower);
+        }
         let dir = self.dir.path();
         overlay::mount(&self.lowers, top_lower, &self.upper, &dir.join("work"), &dir.join("empty"))
     }
@@ -128,10 +190,15 @@ impl ActiveSnapshot {
     ///
     /// # Errors
     /// As [`ActiveSnapshot::commit`].
-    pub fn commit_on(self, lower: &MergedTree, started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
-        let changes = diff::upper_changes(&self.upper, lower, started)?;
-        diff::remove_unchanged(&self.upper, &changes.unchanged)?;
-        self.commit_written(changes.toc)
+    pub fn commit_on(mut self, lower: &MergedTree, started: Timestamp) -> Result<CommittedLayer, SnapshotError> {
+        let toc = match self.copied.take() {
+            Some(Copied { copy, idle, .. }) => {
+                let copy = copy.into_inner().unwrap_or_else(PoisonError::into_inner);
+                copy.take_changes(lower, started, &self.upper, &idle)?
+            }
+            None => diff::take_upper(&self.upper, lower, started)?.toc,
+        };
+        self.commit_written(toc)
     }
 
     /// Turns what a [`TreeWriter`] wrote into a layer, from its table; nothing is read again.
@@ -148,8 +215,16 @@ impl ActiveSnapshot {
     }
 }
 
-fn root_meta(layer: &Path) -> std::io::Result<Meta> {
-    let fd = sys::fs::open_dir(layer)?;
+impl Copied {
+    fn copy(&self) -> MutexGuard<'_, WorkingCopy> {
+        self.copy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// How the root directory looks on top of the layer `top`, or on nothing.
+fn root_meta(top: Option<&Path>) -> std::io::Result<Meta> {
+    let Some(top) = top else { return Ok(Meta { mode: 0o755, ..Meta::default() }) };
+    let fd = sys::fs::open_dir(top)?;
     let stat = fs::fstat(&fd)?;
     Ok(stand_in::of(&fd, &stat)?.meant(Meta { xattrs: xattr::read(&fd)?, ..meta_of_stat(&stat) }))
 }

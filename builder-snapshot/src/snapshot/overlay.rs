@@ -28,10 +28,10 @@ pub(super) fn mount(lowers: &[PathBuf], top_lower: Option<&Path>, upper: &Path, 
     let options = sys::mount::OverlayOptions { lowers: &stack, upper, work, redirects: false };
     sys::mount::overlay(&options).map_err(|failure| {
         let errno = Errno::from_io_error(&failure.source).unwrap_or(Errno::IO);
-        let remedy = if sys::mount::is_too_old(&failure) {
-            "Linux 6.5 or later is needed (lowerdir+)".to_owned()
-        } else if failure.log.contains("not supported as upperdir") {
+        let remedy = if failure.log.contains("not supported as upperdir") {
             "put the store on a disk's own file system (RBUILD_ROOT), not inside a container's root".to_owned()
+        } else if errno == Errno::NODEV {
+            "this kernel has no overlay file system".to_owned()
         } else if matches!(errno, Errno::PERM | Errno::ACCESS | Errno::NOSYS) {
             let what = Refused { facility: Facility::Overlay, action: "mount an overlay", errno };
             diagnosis::refused(what, &Surroundings::read()).remedy

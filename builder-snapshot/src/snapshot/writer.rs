@@ -24,7 +24,7 @@ use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
 use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
-use crate::root::{set_meta_of, set_mtime_at, set_mtime_of};
+use crate::root::{replace_meta_of, set_meta_of, set_mtime_at, set_mtime_of};
 use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::{Meta, Node, Toc, Xattrs};
@@ -268,12 +268,7 @@ impl TreeWriter {
         self.at_parent(path, "change", |parent, name| {
             if is_dir || is_file {
                 let file = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
-                for old in sys::fs::list_xattrs(&file)? {
-                    if (xattr::belongs(&old) || stand_in::says_meta(&old)) && !meta.xattrs.iter().any(|(name, _)| *name == old) {
-                        fs::fremovexattr(&file, sys::fs::name(&old))?;
-                    }
-                }
-                set_meta_of(&file, &meta)?;
+                replace_meta_of(&file, &meta)?;
                 return if is_file { set_mtime_of(&file, meta.mtime) } else { Ok(()) };
             }
             set_meta_at(parent, name, &meta, is_link)?;
@@ -475,7 +470,14 @@ impl TreeWriter {
     /// Hides what lower layers have at `path`, whether they are known to have it or not.
     pub(crate) fn put_whiteout(&mut self, path: &TreePath) -> Result<(), SnapshotError> {
         self.make_way(path)?;
-        self.at_parent(path, "remove", |parent, name| Ok(fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0)?))?;
+        let made = self.at_parent(path, "remove", |parent, name| match fs::mknodat(parent, name, FileType::CharacterDevice, Mode::empty(), 0) {
+            Ok(()) => Ok(true),
+            Err(errno) if cannot_hold_marks(errno) => Ok(false),
+            Err(errno) => Err(errno.into()),
+        })?;
+        if !made {
+            self.tree.list_whiteout(path);
+        }
         self.tree.forget_all();
         self.table.put(path.clone(), Node::Whiteout, Meta::default());
         Ok(())
@@ -485,10 +487,17 @@ impl TreeWriter {
     pub(crate) fn set_opaque(&mut self, path: &TreePath) -> Result<(), SnapshotError> {
         // The root of a layer cannot carry the mark: an overlay mount does not look at it. What it hides is removed by name in `finish`.
         if !path.is_root() {
-            self.at_parent(path, "mark", |parent, name| {
+            let made = self.at_parent(path, "mark", |parent, name| {
                 let dir = sys::fs::open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
-                Ok(fs::fsetxattr(&dir, sys::fs::name(sys::mount::marks().opaque), b"y", XattrFlags::empty())?)
+                match fs::fsetxattr(&dir, sys::fs::name(sys::mount::marks().opaque), b"y", XattrFlags::empty()) {
+                    Ok(()) => Ok(true),
+                    Err(errno) if cannot_hold_marks(errno) => Ok(false),
+                    Err(errno) => Err(errno.into()),
+                }
             })?;
+            if !made {
+                self.tree.list_opaque(path);
+            }
             self.tree.forget_all();
         }
         self.opaque.insert(path.clone());
@@ -507,6 +516,9 @@ impl TreeWriter {
                 if path.is_root() {
                     self.put_whiteout(&whiteout)?;
                 } else {
+                    if self.tree.lists_opaque(&path) {
+                        self.tree.list_whiteout(&whiteout);
+                    }
                     self.table.put(whiteout, Node::Whiteout, Meta::default());
                 }
             }
@@ -518,6 +530,7 @@ impl TreeWriter {
             };
             self.dirs.get(&parent).and_then(|fd| set_mtime_at(fd, name, meta.mtime)).map_err(SnapshotError::io("set the time of", path.display()))?;
         }
+        self.tree.write_list()?;
         Ok(self.table.finish(self.root_changed))
     }
 
@@ -536,6 +549,7 @@ impl TreeWriter {
             Some(Slot::Other(Node::Dir)) => {
                 self.dirs.forget(path);
                 self.tree.forget_all();
+                self.tree.unlist(path);
                 self.opaque.retain(|dir| dir.below(path).is_none());
                 self.at_parent(path, "remove", |parent, name| {
                     sys::fs::remove_tree(parent, std::os::unix::ffi::OsStrExt::as_bytes(name.as_os_str()))
@@ -543,8 +557,13 @@ impl TreeWriter {
             }
             Some(slot) => {
                 let hid = matches!(slot, Slot::Other(Node::Whiteout));
-                self.at_parent(path, "remove", |parent, name| Ok(fs::unlinkat(parent, name, AtFlags::empty())?))?;
+                self.at_parent(path, "remove", |parent, name| match fs::unlinkat(parent, name, AtFlags::empty()) {
+                    // A removal that only the list of the layer says.
+                    Err(Errno::NOENT) if hid => Ok(()),
+                    result => Ok(result?),
+                })?;
                 if hid {
+                    self.tree.unlist(path);
                     self.tree.forget_all();
                 }
             }
@@ -632,6 +651,11 @@ impl TreeWriter {
         };
         self.dirs.get(&parent).and_then(|fd| act(fd, name)).map_err(SnapshotError::io(action, path.display()))
     }
+}
+
+/// Whether making one of overlay's marks failed as it does on a file system that cannot hold it (an overlay, above all).
+pub(crate) fn cannot_hold_marks(errno: Errno) -> bool {
+    matches!(errno, Errno::PERM | Errno::OPNOTSUPP | Errno::INVAL | Errno::NOSYS)
 }
 
 /// Metadata with only those attributes that belong to a tree, sorted.

@@ -108,6 +108,14 @@ pub(crate) fn get_xattr(file: impl AsFd, name: &[u8]) -> io::Result<Option<Box<[
     }
 }
 
+/// Removes an extended attribute of an open file, if it has it.
+pub(crate) fn remove_xattr(file: impl AsFd, name: &[u8]) -> io::Result<()> {
+    match fs::fremovexattr(file, self::name(name)) {
+        Ok(()) | Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(()),
+        Err(errno) => Err(errno.into()),
+    }
+}
+
 /// The names of the extended attributes of an open file, in the kernel's order.
 pub(crate) fn list_xattrs(file: impl AsFd) -> io::Result<Vec<Box<[u8]>>> {
     let split = |list: &[u8]| list.split(|&b| b == 0).filter(|name| !name.is_empty()).map(Into::into).collect();

@@ -6,9 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{self, CWD, Mode, OFlags};
+use rustix::io::Errno;
 use rustix::mount::{self, FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags};
 
 use crate::user_namespace::IdMap;
+
+mod old;
 
 /// The kernel copies at most 256 bytes of a value, the final NUL included.
 const FSCONFIG_VALUE_MAX_BYTES: usize = 255;
@@ -49,8 +52,37 @@ pub(crate) struct OverlayFailure {
     pub(crate) log: String,
 }
 
-/// Makes a detached overlay mount with the mount API's `lowerdir+` (kernel 6.5): one call per layer, no limit on the length of all together.
+impl OverlayOptions<'_> {
+    /// Said, because a kernel's build or module options may turn them on, and a layer with redirects or metadata-only files does not stand alone.
+    fn settings(&self) -> [(&'static str, &'static str); 4] {
+        let redirects = if self.redirects && !self.userxattr() { "on" } else { "nofollow" };
+        [("index", "off"), ("metacopy", "off"), ("redirect_dir", redirects), ("xino", "off")]
+    }
+
+    /// In a user namespace. Without it the mount is made all the same, and fails when a directory of a lower layer is removed.
+    fn userxattr(&self) -> bool {
+        !IdMap::current().is_initial
+    }
+}
+
+/// Makes a detached overlay mount: with the mount API's `lowerdir+`, one call per layer and no limit on the length of all together, else as older
+/// kernels can.
 pub(crate) fn overlay(options: &OverlayOptions<'_>) -> Result<OwnedFd, OverlayFailure> {
+    let failure = match overlay_by_parts(options) {
+        Ok(mount) => return Ok(mount),
+        Err(failure) => failure,
+    };
+    if !failure.may_be_too_old() {
+        return Err(failure);
+    }
+    old::overlay(options).map_err(|source| match failure.log.is_empty() || failure.lacks_lowerdir() {
+        true => OverlayFailure { source, log: String::new() },
+        // The newer interface said more.
+        false => failure,
+    })
+}
+
+fn overlay_by_parts(options: &OverlayOptions<'_>) -> Result<OwnedFd, OverlayFailure> {
     let context = mount::fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).map_err(|e| OverlayFailure { source: e.into(), log: String::new() })?;
     configure(&context, options).map_err(|source| OverlayFailure { source, log: kernel_log(&context) })?;
     mount::fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
@@ -65,15 +97,10 @@ fn configure(context: &OwnedFd, options: &OverlayOptions<'_>) -> io::Result<()> 
     set_path(context, "workdir", options.work)?;
     // No sync when it is unmounted: durability is decided by whoever publishes the layer.
     mount::fsconfig_set_flag(context, "volatile")?;
-    // Said, because a kernel's build or module options may turn them on, and a layer with redirects or metadata-only files does not stand alone.
-    for name in ["index", "metacopy"] {
-        mount::fsconfig_set_string(context, name, "off")?;
+    for (name, value) in options.settings() {
+        mount::fsconfig_set_string(context, name, value)?;
     }
-    let is_initial = IdMap::current().is_initial;
-    mount::fsconfig_set_string(context, "redirect_dir", if options.redirects && is_initial { "on" } else { "nofollow" })?;
-    mount::fsconfig_set_string(context, "xino", "off")?;
-    if !is_initial {
-        // Without it the mount is made all the same, and fails when a directory of a lower layer is removed.
+    if options.userxattr() {
         mount::fsconfig_set_flag(context, "userxattr")?;
     }
     mount::fsconfig_create(context)?;
@@ -99,9 +126,16 @@ fn kernel_log(context: &OwnedFd) -> String {
             break;
         }
         log.push_str("; ");
-        log.push_str(String::from_utf8_lossy(&message[..n]).trim());
+        log.push_str(plain(&String::from_utf8_lossy(&message[..n])));
     }
     log
+}
+
+/// A message of the kernel without the letter of its level and the name of its source: `e overlay: filesystem on …`.
+fn plain(message: &str) -> &str {
+    let message = message.trim();
+    let message = ["e ", "w ", "i "].iter().find_map(|level| message.strip_prefix(level)).unwrap_or(message);
+    message.strip_prefix("overlay: ").or_else(|| message.strip_prefix("overlayfs: ")).unwrap_or(message)
 }
 
 /// A detached copy of what is mounted at `path` below `dir`, without mounts beneath it.
@@ -114,7 +148,85 @@ pub(crate) fn detach_host(path: &Path) -> io::Result<OwnedFd> {
     detach(CWD.as_fd(), path)
 }
 
-/// Whether the kernel has the mount API, but knows no `lowerdir+`.
-pub(crate) fn is_too_old(failure: &OverlayFailure) -> bool {
-    failure.log.contains("Unknown parameter 'lowerdir+'")
+/// As [`detach_host`], without what the mount at that place forbids programs: an overlay does not inherit it either. Who may not take it away lives with it.
+pub(crate) fn detach_bare(path: &Path) -> io::Result<OwnedFd> {
+    let mount = detach_host(path)?;
+    let _ = super::child::set_attributes(&mount, 0, libc::MOUNT_ATTR_NOEXEC | libc::MOUNT_ATTR_NOSUID);
+    Ok(mount)
+}
+
+impl OverlayFailure {
+    /// Whether an older interface may do: a kernel without `lowerdir+` says so, or (before overlay knew the mount API at all) just EINVAL.
+    fn may_be_too_old(&self) -> bool {
+        let errno = self.source.raw_os_error();
+        errno == Some(Errno::NOSYS.raw_os_error()) || errno == Some(Errno::INVAL.raw_os_error()) && (self.log.is_empty() || self.lacks_lowerdir())
+    }
+
+    fn lacks_lowerdir(&self) -> bool {
+        self.log.contains("lowerdir+")
+    }
+}
+
+#[cfg(test)]
+#[expect(unsafe_code, reason = "a filter that makes this kernel look like an older one")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_of_the_kernel_are_plain() {
+        assert_eq!(plain("e overlay: filesystem on /u not supported as upperdir\n"), "filesystem on /u not supported as upperdir");
+        assert_eq!(plain("w overlayfs: x"), "x");
+        assert_eq!(plain("something else"), "something else");
+    }
+
+    /// From now on this thread's calls of `number` fail with `errno`.
+    fn forbid(number: libc::c_long, errno: Errno) {
+        let instruction = |code: u32, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt: 0, jf, k };
+        let program = [
+            instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0),
+            instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, number as u32),
+            instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ERRNO | errno.raw_os_error() as u32),
+            instruction(libc::BPF_RET | libc::BPF_K, 0, libc::SECCOMP_RET_ALLOW),
+        ];
+        let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the kernel copies the instructions, which live through the call.
+        let loaded = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, std::ptr::from_ref(&program)) };
+        assert_eq!(loaded, 0, "a filter needs root");
+    }
+
+    #[test]
+    fn older_kernels_stack_five_hundred_layers_too() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let long = dir.path().join("a-directory-with-a-name,of:some\\length".repeat(3));
+        let make = |name: &str| {
+            let path = long.join(name);
+            std::fs::create_dir_all(&path).expect("directory");
+            path
+        };
+        let (upper, work) = (make("fs"), make("work"));
+        let lowers: Vec<_> = (0..500).map(|i| make(&format!("layers/{i}"))).collect();
+        std::fs::write(lowers[0].join("top"), "top").expect("write");
+        std::fs::write(lowers[499].join("bottom"), "bottom").expect("write");
+        let before = std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo");
+        for (number, errno) in [(libc::SYS_fsconfig, Errno::INVAL), (libc::SYS_fsopen, Errno::NOSYS)] {
+            let mounted = std::thread::scope(|scope| {
+                let act = || {
+                    forbid(number, errno);
+                    let lowers: Vec<&Path> = lowers.iter().map(std::path::PathBuf::as_path).collect();
+                    let options = OverlayOptions { lowers: &lowers, upper: &upper, work: &work, redirects: false };
+                    overlay(&options).map_err(|failure| format!("{}{}", failure.source, failure.log))
+                };
+                scope.spawn(act).join().expect("no panic")
+            });
+            let mount = mounted.expect("mounted");
+            let path = Path::new("/proc/self/fd").join(mount.as_raw_fd().to_string());
+            assert_eq!(std::fs::read_to_string(path.join("bottom")).expect("read"), "bottom");
+            let _ = std::fs::remove_file(path.join("top"));
+            assert!(!path.join("top").exists() && upper.join("top").symlink_metadata().is_ok(), "a whiteout");
+            drop(mount);
+            // What `volatile` leaves, so that nobody mounts it again by mistake.
+            std::fs::remove_dir_all(work.join("work")).expect("overlay's own");
+        }
+        assert_eq!(std::fs::read_to_string("/proc/self/mountinfo").expect("mountinfo"), before, "nothing is mounted in our table");
+    }
 }

@@ -5,7 +5,9 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{OpenOptionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use builder_snapshot::exec::stubs::{self, StubKind};
 use builder_snapshot::layer::{self, ApplyLimits, TimePolicy};
+use builder_snapshot::snapshot::{CommittedLayer, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, TocEntry};
 use builder_snapshot::tree::MergedTree;
 use builder_snapshot::{Sha256Digest, TreePath};
@@ -86,6 +88,121 @@ proptest! {
     }
 }
 
+/// What only a process does.
+#[derive(Debug, Clone)]
+enum Deed {
+    Op(Op),
+    /// Not of directories: an overlay refuses to rename those of lower layers, and programs copy then.
+    Rename(TreePath, TreePath),
+    Append(TreePath),
+    Capability(TreePath),
+    Touch(TreePath),
+}
+
+fn deed() -> impl Strategy<Value = Deed> {
+    let paths = (trees::path(), trees::path());
+    prop_oneof![
+        8 => trees::op().prop_map(Deed::Op),
+        2 => paths.prop_map(|(from, to)| Deed::Rename(from, to)),
+        1 => trees::path().prop_map(Deed::Append),
+        1 => trees::path().prop_map(Deed::Capability),
+        1 => trees::path().prop_map(Deed::Touch),
+    ]
+}
+
+fn do_deed(root: &Path, deed: &Deed) {
+    let at = |path: &TreePath| root.join(path.as_path());
+    let is_file = |path: &TreePath| !below_link(root, path) && at(path).symlink_metadata().is_ok_and(|stat| stat.is_file());
+    match deed {
+        Deed::Op(op) => act(root, op),
+        Deed::Rename(from, to) => {
+            let is_dir = at(from).symlink_metadata().map_or(true, |stat| stat.is_dir());
+            if !is_dir && !below_link(root, from) && !below_link(root, to) {
+                let _ = fs::rename(at(from), at(to));
+            }
+        }
+        Deed::Append(path) if is_file(path) => {
+            let mut file = fs::OpenOptions::new().append(true).open(at(path)).expect("root opens everything");
+            std::io::Write::write_all(&mut file, b"more").expect("write");
+        }
+        Deed::Capability(path) if is_file(path) => {
+            let capability = b"\x01\0\0\x02\0\x04\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+            rustix::fs::setxattr(at(path), "security.capability", capability, rustix::fs::XattrFlags::empty()).expect("set");
+        }
+        Deed::Touch(path) if !below_link(root, path) && !at(path).is_symlink() => {
+            let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+            let _ = rustix::fs::utimensat(CWD, at(path), &rustix::fs::Timestamps { last_access: now, last_modification: now }, AtFlags::empty());
+        }
+        _ => {}
+    }
+}
+
+/// One step on a snapshot with mount points that are not part of it; what it saw before, and its layer.
+fn run_step(stack: &Stack, snapshotter: &Snapshotter, deeds: &[Deed], stubs: Option<&Path>) -> (trees::Listing, CommittedLayer) {
+    let snapshot = stack.prepare(snapshotter);
+    let mount = snapshot.mount(stubs).expect("mount");
+    let root = Path::new("/proc/self/fd").join(mount.as_raw_fd().to_string());
+    let before = of_host(&root);
+    deeds.iter().for_each(|deed| do_deed(&root, deed));
+    drop(mount);
+    (before, snapshot.commit(STARTED).expect("commit"))
+}
+
+/// Later than all times that are set by hand, earlier than the clock.
+const STARTED: Timestamp = Timestamp { seconds: 1_700_000_001, nanos: 0 };
+
+proptest! {
+    #![proptest_config(config(24))]
+
+    /// A chain of steps gives the same layers, byte for byte, on overlays and on a copy that is moved along.
+    #[test]
+    fn overlay_and_copy_give_the_same_layers(
+        layers in trees::layers(),
+        steps in prop::collection::vec((prop::collection::vec(deed(), 0..12), prop::collection::vec(trees::op(), 0..4)), 1..5),
+    ) {
+        let [mut on_overlay, mut on_copy] = [Stack::new(), Stack::new()];
+        for ops in &layers {
+            for stack in [&mut on_overlay, &mut on_copy] {
+                stack.write(|writer| ops.iter().for_each(|op| trees::write(writer, op)));
+            }
+        }
+        let [overlay, copy] = [SnapshotterKind::Overlay, SnapshotterKind::Copy].map(Snapshotter::new);
+        let targets = ["run/secrets/s", "a/c", "b"].map(|path| (TreePath::new(path).expect("clean"), StubKind::Dir));
+        for (number, (deeds, between)) in steps.iter().enumerate() {
+            let stubs = on_overlay.dir.path().join(format!("stubs-{number}"));
+            // Where something is in the way of a mount point, there is none.
+            let stubs = stubs::prepare(&on_overlay.tree(), &targets, &stubs).unwrap_or_default();
+            let (_, layer) = run_step(&on_overlay, &overlay, deeds, stubs.as_deref());
+            let (before, same) = run_step(&on_copy, &copy, deeds, stubs.as_deref());
+            let differs: Vec<_> = of_tree(&on_copy.tree()).into_iter().filter(|(path, line)| before.get(path) != Some(line)).collect();
+            prop_assert!(differs.is_empty(), "step {} starts on its layers, but for {:?} in {:?}", number, differs, before);
+            let bytes = |layer: &CommittedLayer| {
+                let mut tar = Vec::new();
+                layer::write_tar(&layer.toc, layer.fs(), TimePolicy::Clamp { epoch_seconds: 1_650_000_000 }, &mut tar).expect("write_tar");
+                tar
+            };
+            prop_assert_eq!(without_made_times(&layer.toc), without_made_times(&same.toc), "step {}", number);
+            prop_assert!(bytes(&layer) == bytes(&same), "step {}: the tars differ", number);
+            on_overlay.publish(layer);
+            on_copy.publish(same);
+            prop_assert_eq!(of_tree(&on_copy.tree()), of_toc(&on_copy.merged_toc()), "step {}: the files are what the tables say", number);
+            // As COPY between two RUNs.
+            for stack in [&mut on_overlay, &mut on_copy] {
+                stack.write(|writer| between.iter().for_each(|op| trees::write(writer, op)));
+            }
+        }
+    }
+}
+
+/// Times that the clock made differ from run to run.
+fn without_made_times(toc: &Toc) -> Toc {
+    let mut toc = toc.clone();
+    for entry in toc.entries.iter_mut().filter(|entry| entry.meta.made_by_step) {
+        entry.meta.mtime = Timestamp::default();
+    }
+    toc
+}
+
 /// An ordinary root is not in a tar, so its time is not either.
 fn without_root_time(toc: &Toc) -> Toc {
     let mut toc = toc.clone();
@@ -93,6 +210,17 @@ fn without_root_time(toc: &Toc) -> Toc {
         root.meta.mtime = Timestamp::default();
     }
     toc
+}
+
+/// Never through a link: those of these trees point out of them.
+fn below_link(root: &Path, path: &TreePath) -> bool {
+    let mut above = path.parent();
+    std::iter::from_fn(|| {
+        let dir = above.take()?;
+        above = dir.parent();
+        Some(dir)
+    })
+    .any(|dir| root.join(dir.as_path()).is_symlink())
 }
 
 /// As [`trees::write`], with a process's own system calls. Failures are fine: the tree is what it is then.
@@ -108,16 +236,7 @@ fn act(root: &Path, op: &Op) {
         let times = rustix::fs::Timestamps { last_access: time, last_modification: time };
         let _ = rustix::fs::utimensat(CWD, &host, &times, AtFlags::SYMLINK_NOFOLLOW);
     };
-    // Never through a link: those of these trees point out of them.
-    let has_link = |path: &TreePath| {
-        let mut above = path.parent();
-        std::iter::from_fn(|| {
-            let dir = above.take()?;
-            above = dir.parent();
-            Some(dir)
-        })
-        .any(|dir| at(&dir).is_symlink())
-    };
+    let has_link = |path: &TreePath| below_link(root, path);
     let make_way = |path: &TreePath| {
         if has_link(path) {
             return false;

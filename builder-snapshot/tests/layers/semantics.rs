@@ -5,7 +5,7 @@ use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 
 use builder_snapshot::layer::{self, ApplyLimits};
-use builder_snapshot::snapshot::{CommittedLayer, FileContent, LinkSource, ListedFile};
+use builder_snapshot::snapshot::{CommittedLayer, FileContent, LinkSource, ListedFile, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, merge};
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
@@ -61,9 +61,18 @@ fn lower() -> Stack {
     stack
 }
 
+/// Both ways of running a step: the layer must be the same.
+fn both() -> [Snapshotter; 2] {
+    [SnapshotterKind::Overlay, SnapshotterKind::Copy].map(Snapshotter::new)
+}
+
 /// A step as a shell script on a mount of the stack.
 fn step(stack: &Stack, script: &str) -> CommittedLayer {
-    let snapshot = stack.snapshot();
+    step_on(stack, &Snapshotter::new(SnapshotterKind::Overlay), script)
+}
+
+fn step_on(stack: &Stack, snapshotter: &Snapshotter, script: &str) -> CommittedLayer {
+    let snapshot = stack.prepare(snapshotter);
     let mount = snapshot.mount(None).expect("mount");
     let root = format!("/proc/{}/fd/{}", std::process::id(), mount.as_raw_fd());
     // A detached mount has no path: shells say so.
@@ -97,22 +106,34 @@ fn a_step_is_what_it_changed() {
         ("ln a c", &["c"]),
         ("echo y > x; ln x y; ln y d/z", &["d/", "d/z", "x=d/z", "y=d/z"]),
         ("mkdir p; mkdir -p p/q/r", &["p/", "p/q/", "p/q/r/"]),
-        ("rm -r empty; mkdir empty", &["empty/"]),
+        ("rm -r empty; mkdir empty", &[]),
+        ("rm -r empty; mkdir -m 700 empty", &["empty/"]),
+        ("cp -a d d.new; rm -r d; cp -a d.new d; rm -r d.new", &[]),
+        ("cp -a d d.new; rm -r d; mv d.new d; rm d/2; echo x > d/deep/4", &["d/", "-d/2", "d/deep/", "d/deep/4"]),
+        ("mv d e", &["-d", "e/", "e/1", "e/2", "e/deep/", "e/deep/3"]),
+        ("mv d e; mkdir d; mv e/1 d/1", &["d/", "-d/2", "-d/deep", "e/", "e/2", "e/deep/", "e/deep/3"]),
+        ("ln a c; chmod 600 c", &["a", "c=a"]),
+        ("ln b c; rm b", &["-b", "c"]),
+        ("mv a t; mv b a; mv t b", &[]),
+        ("mv d/1 t; mv d/2 d/1; mv t d/2", &["d/", "d/1", "d/2"]),
+        ("chmod 600 a; chmod 644 a; touch d", &[]),
         ("mkfifo f; mknod n c 1 3; mknod m b 7 1; rm n", &["f", "m"]),
     ];
-    for (script, expected) in cases {
+    for ((script, expected), snapshotter) in cases.iter().flat_map(|case| both().map(|snapshotter| (case, snapshotter))) {
         let stack = lower();
-        let layer = step(&stack, script);
-        assert_eq!(words(&layer.toc), *expected, "{script}");
+        let layer = step_on(&stack, &snapshotter, script);
+        assert_eq!(words(&layer.toc), *expected, "{script} {snapshotter:?}");
         // What is on disk is what is in the table, whiteouts as devices.
         let on_disk = of_host(layer.fs());
         let mut on_disk: Vec<String> = on_disk.keys().map(TreePath::display).collect();
         on_disk.sort();
-        let opaque_apart = !script.starts_with("rm -r");
         let mut listed: Vec<String> = layer.toc.entries.iter().map(|e| e.path.display()).filter(|p| p != "/").collect();
         listed.sort();
-        if opaque_apart {
-            assert_eq!(on_disk, listed, "{script}");
+        assert_eq!(on_disk, listed, "{script}");
+        for entry in layer.toc.entries.iter().filter(|entry| !matches!(entry.node, Node::Whiteout | Node::Hardlink { .. })) {
+            let stat = rustix::fs::lstat(layer.fs().join(entry.path.as_path())).expect("on disk");
+            let time = Timestamp { seconds: stat.st_mtime, nanos: stat.st_mtime_nsec as u32 };
+            assert_eq!(time, entry.meta.mtime, "{script}: the time of {}", entry.path.display());
         }
     }
 }
@@ -155,6 +176,24 @@ fn an_empty_layer_is_one_layer_whatever_it_is_on() {
     let mut tar = Vec::new();
     layer::write_tar(&one.toc, one.fs(), layer::TimePolicy::Keep, &mut tar).expect("write_tar");
     assert_eq!(tar, [0; 1024]);
+}
+
+#[test]
+fn a_layer_of_nothing_does_not_show_its_own_root() {
+    for snapshotter in both() {
+        let mut stack = Stack::new();
+        // Made first where the root is an ordinary one, and shared from then on.
+        stack.write(|_| ());
+        stack.write(|writer| writer.set_meta(&TreePath::root(), &Meta { mode: 0o700, mtime: OLD, ..Meta::default() }).expect("set_meta"));
+        let layer = step_on(&stack, &snapshotter, "true");
+        stack.publish(layer);
+        assert_eq!(stack.layers[0], stack.layers[2]);
+        let root = stack.tree().lookup(&TreePath::root()).expect("lookup").expect("a root").meta;
+        assert_eq!((root.mode, root.mtime), (0o700, OLD));
+        let layer = step_on(&stack, &snapshotter, "test $(stat -c %a .) = 700; mkdir d; touch -d @1000000000.000000005 .");
+        assert_eq!(words(&layer.toc), ["d/"]);
+        assert_eq!(layer.toc.get(&TreePath::root()).expect("listed").meta, root);
+    }
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use builder_snapshot::snapshot::{ActiveSnapshot, Device, FileContent, TreeWriter};
+use builder_snapshot::snapshot::{ActiveSnapshot, Device, FileContent, Snapshotter, TreeWriter};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc};
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::{Sha256Digest, TreePath};
@@ -38,7 +38,7 @@ const NAMES: [&[u8]; 9] = [
     b".hidden",
 ];
 
-fn path() -> impl Strategy<Value = TreePath> {
+pub(crate) fn path() -> impl Strategy<Value = TreePath> {
     prop::collection::vec(prop::sample::select(&NAMES[..]), 1..4).prop_map(|names| TreePath::new(names.join(&b'/')).expect("clean"))
 }
 
@@ -143,6 +143,11 @@ impl Stack {
 
     pub(crate) fn snapshot(&self) -> ActiveSnapshot {
         ActiveSnapshot::create(&self.tmp(), &self.layers).expect("create")
+    }
+
+    /// A snapshot for a process, on an overlay or on a copy.
+    pub(crate) fn prepare(&self, snapshotter: &Snapshotter) -> ActiveSnapshot {
+        snapshotter.prepare(&self.tmp(), &self.layers).expect("prepare")
     }
 
     /// Writes one more layer; returns its table.
