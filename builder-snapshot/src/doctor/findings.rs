@@ -95,7 +95,7 @@ fn overlay(facts: &Facts, isolation: Isolation) -> Finding {
     match &facts.overlay {
         Some(fault) => {
             let remedy = if fault.remedy.is_empty() { "put the store on ext4, xfs, btrfs or tmpfs (RBUILD_ROOT)" } else { &fault.remedy };
-            lacking(Status::Missing, "layers cannot be stacked", lack(facility, &fault.cause, "", remedy))
+            lacking(Status::Limited, "steps run on copies of their image, which takes longer", lack(facility, &fault.cause, "", remedy))
         }
         None if isolation == Isolation::None => good(facility, "not tried"),
         None => good(facility, "layers can be stacked where the store is"),

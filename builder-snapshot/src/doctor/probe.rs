@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::io::{self, Write};
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -17,7 +16,7 @@ use crate::error::SnapshotError;
 use crate::exec::{
     self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode, has_filter, stubs,
 };
-use crate::snapshot::ActiveSnapshot;
+use crate::snapshot::{self, Snapshotter, SnapshotterKind};
 use crate::sys;
 use crate::tree::MergedTree;
 use crate::user_namespace::{self, IdMap, Ids, Isolation, Options, find_tool, receive, send};
@@ -82,8 +81,8 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     }
     let place = existing(&question.store);
     let Ok(dir) = Scratch::create(&place) else { return };
-    if let Err(fault) = try_overlay(&dir.0) {
-        message.put_fault("overlay", &fault);
+    if let Err(text) = snapshot::probe(&dir.0) {
+        message.put_fault("overlay", &Fault::of(text));
     }
     match try_sandbox(&dir.0) {
         Ok(warnings) => warnings.into_iter().take(1).for_each(|warning| message.put("warning", warning)),
@@ -100,6 +99,16 @@ fn name_of(ids: &Ids) -> &'static str {
     }
 }
 
+impl Fault {
+    /// Of a message that has the remedy behind the last semicolon.
+    fn of(text: String) -> Self {
+        match text.rsplit_once("; ") {
+            Some((cause, remedy)) => Self { cause: cause.to_owned(), remedy: remedy.to_owned() },
+            None => Self { cause: text, remedy: String::new() },
+        }
+    }
+}
+
 impl From<SnapshotError> for Fault {
     fn from(error: SnapshotError) -> Self {
         match error.refusal() {
@@ -109,25 +118,12 @@ impl From<SnapshotError> for Fault {
     }
 }
 
-/// What a layer's overlay must be able to do: remove a directory of a lower layer and make it anew.
-fn try_overlay(dir: &Path) -> Result<(), Fault> {
-    let lower = dir.join("lower");
-    let fault =
-        |action: &'static str| move |error: io::Error| Fault { cause: format!("cannot {action} in an overlay: {error}"), remedy: String::new() };
-    fs::create_dir_all(lower.join("d/e")).map_err(fault("make directories"))?;
-    let snapshot = ActiveSnapshot::create(dir, std::slice::from_ref(&lower))?;
-    let mount = snapshot.mount(None)?;
-    let inside = Path::new("/proc/self/fd").join(mount.as_raw_fd().to_string());
-    fs::remove_dir_all(inside.join("d")).map_err(fault("remove a directory"))?;
-    fs::create_dir(inside.join("d")).map_err(fault("replace a directory"))
-}
-
 /// A program that no image has: a sandbox that can only not start it is whole.
 const MISSING_PROGRAM: &str = "/.rbuild-doctor";
 
 /// What is said of a sandbox that can be made, but not as it should be.
 fn try_sandbox(dir: &Path) -> Result<Vec<String>, Fault> {
-    let snapshot = ActiveSnapshot::create(dir, &[])?;
+    let snapshot = Snapshotter::new(SnapshotterKind::Auto).prepare(dir, &[])?;
     let tree = MergedTree::open(&[])?;
     let points = dir.join("stubs");
     fs::create_dir(&points)

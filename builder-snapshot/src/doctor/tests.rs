@@ -64,7 +64,7 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
             "no line",
             Box::new(|f| f.ids = Some(Ids::One { lack: lack(Facility::IdRanges, "no line") })),
         ),
-        (Facility::Overlay, Status::Missing, Builds::WithoutRun, "no overlay", Box::new(move |f| f.overlay = fault("no overlay"))),
+        (Facility::Overlay, Status::Limited, Builds::All, "no overlay", Box::new(move |f| f.overlay = fault("no overlay"))),
         (Facility::Sandbox, Status::Missing, Builds::WithoutRun, "no mount", Box::new(move |f| f.sandbox = fault("no mount"))),
         (Facility::Sandbox, Status::Limited, Builds::All, "own name", Box::new(|f| f.sandbox_warning = Some("own name: no; mend it".into()))),
         (Facility::Seccomp, Status::Limited, Builds::All, "this processor", Box::new(|f| f.has_filter = false)),
