@@ -131,7 +131,7 @@ fn e2_1_a_store_on_an_overlay_gives_the_same_image() {
         assert_eq!(std::fs::read_dir(store.join("tmp")).expect("a store").count(), 0, "something temporary stays");
         // An overlay of such layers would show what they removed.
         let forced = build.clone().args(["--snapshotter", "overlay", "--no-cache"]).run();
-        assert!(forced.code == Some(1) && forced.log.contains("not supported as upperdir; put the store on"), "{}", forced.log);
+        assert!(forced.code != Some(0) && forced.log.contains("not supported as upperdir; put the store on"), "{}", forced.log);
         assert!(!forced.log.contains("e overlay:"), "{}", forced.log);
     }
 }
