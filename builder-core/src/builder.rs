@@ -59,7 +59,9 @@ pub struct BuilderConfig {
     pub resolv_conf: Vec<u8>,
     /// What layers and archives from elsewhere may cost.
     pub limits: Limits,
-    /// Directories, as in PATH, where programs of this machine are searched that steps may need (emulators).
+    /// The resolv.conf of a resolver that listens on a loopback address of this machine: which servers it asks. For steps with another network.
+    pub upstream_resolv_conf: Vec<u8>,
+    /// Directories, as in PATH, where programs of this machine are searched that steps may need: emulators, and `pasta` for a network of their own.
     pub search_path: Option<OsString>,
     /// Most steps at a time. Steps of different stages may wait for each other, so this is no count of processors.
     pub max_parallel: usize,
@@ -79,6 +81,7 @@ impl BuilderConfig {
             registries: RegistryConfig::default(),
             credentials: Arc::new(NoCredentials),
             resolv_conf: Vec::new(),
+            upstream_resolv_conf: Vec::new(),
             search_path: None,
             limits: Limits::default(),
             max_parallel: DEFAULT_PARALLEL,
@@ -299,6 +302,7 @@ impl Build<'_> {
             host_ca: self.request.host_ca.clone(),
             search_path: self.config.search_path.clone(),
             resolv_conf: self.config.resolv_conf.clone(),
+            upstream_resolv_conf: self.config.upstream_resolv_conf.clone(),
         }
     }
 

@@ -73,6 +73,8 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
         registries: config::registries(global, environment)?,
         credentials: Arc::new(DockerCredentials::new(environment)),
         search_path: environment.get_os("PATH").map(Into::into),
+        // Of systemd's resolver, which /etc/resolv.conf may name by its loopback address.
+        upstream_resolv_conf: std::fs::read("/run/systemd/resolve/resolv.conf").unwrap_or_default(),
         resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
         limits: plan.limits.clone(),
         snapshotter: config::snapshotter(plan.snapshotter, global, environment)?,

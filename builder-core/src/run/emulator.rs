@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use builder_snapshot::user_namespace::IdMap;
 use rustix::mount::MountFlags;
 
+use super::program;
 use crate::oci::Platform;
 
 /// Where the kernel's table of formats is by custom.
@@ -115,8 +116,7 @@ fn registered(machine: &Machine) -> Option<Registered> {
 
 fn on_path(machine: &Machine, path: Option<&OsStr>) -> Option<PathBuf> {
     let names = [format!("buildkit-qemu-{}", machine.qemu), format!("qemu-{}-static", machine.qemu), format!("qemu-{}", machine.qemu)];
-    let dirs: Vec<PathBuf> = std::env::split_paths(path?).filter(|dir| dir.is_absolute()).collect();
-    names.iter().flat_map(|name| dirs.iter().map(move |dir| dir.join(name))).find(|file| is_static(file))
+    names.iter().flat_map(|name| program::candidates(name, path)).find(|file| is_static(file))
 }
 
 /// Whether a program needs no loader, so that it runs in a root that has none for it.

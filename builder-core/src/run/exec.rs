@@ -16,8 +16,8 @@ use std::time::Duration;
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits, SandboxMount, SandboxMountSource,
-    SecurityMode, Ulimit, resolve_user,
+    self, Cancel, ExecError, ExitReport, NAME_SERVER, NetworkMode, OutputSink as _, OutputStream, PrivateNetwork, ProcessSpec, ResourceLimits,
+    SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, View, ViewFiles, detach_tree};
 use builder_snapshot::toc::Timestamp;
@@ -64,6 +64,8 @@ pub struct ExecSettings {
     pub step_timeout: Option<Duration>,
     /// Text of the machine's resolv.conf.
     pub resolv_conf: Vec<u8>,
+    /// The same of the resolver that it may lead to on a loopback address: what that one asks.
+    pub upstream_resolv_conf: Vec<u8>,
     /// Certificates that processes trust in the place of the image's.
     pub host_ca: Option<Arc<[u8]>>,
     /// Where programs of this machine are searched: emulators.
@@ -104,6 +106,8 @@ pub struct Execution<'a> {
     pub snapshots: &'a Snapshotter,
     /// Mount points that images lack.
     pub stubs: &'a StubDirs,
+    /// The network of processes that ask for the default; none for the machine's.
+    pub private_network: Option<&'a PrivateNetwork>,
     /// Where its log is kept.
     pub log_path: PathBuf,
     /// Where its output goes.
@@ -293,7 +297,8 @@ impl Execution<'_> {
         drop(tree);
         let root = snapshot.mount(top_lower.as_deref()).map_err(mount_failed)?;
 
-        let network = effective_network(self.op, self.settings.network);
+        let network = self.network()?;
+        let resolv_conf = resolv_conf(&self.settings.resolv_conf, &self.settings.upstream_resolv_conf, &network);
         let spec = ProcessSpec {
             root,
             argv,
@@ -302,7 +307,7 @@ impl Execution<'_> {
             user,
             hostname: self.op.hostname.clone(),
             mounts,
-            network: if network == Network::None { NetworkMode::None } else { NetworkMode::Host },
+            network,
             security: match self.op.security {
                 Security::Sandbox => SecurityMode::Sandbox,
                 Security::Insecure => SecurityMode::Insecure,
@@ -312,7 +317,7 @@ impl Execution<'_> {
             resources: self.settings.resources.clone(),
             timeout: self.timeout(),
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
-            resolv_conf: resolv_conf(&self.settings.resolv_conf, network),
+            resolv_conf,
         };
         let end = exec::run(spec, log, Some(cancel)).map_err(|e| self.exec_failed(&e, &emulation, masker));
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
@@ -337,6 +342,17 @@ impl Execution<'_> {
             ExitReport::TimedOut => Err(Failure { cause: self.timed_out(masker), ran: true }),
             ExitReport::Cancelled => Ok(None),
         }
+    }
+
+    fn network(&self) -> Result<NetworkMode, StepError> {
+        Ok(match (effective_network(self.op, self.settings.network), self.private_network) {
+            (Network::None, _) => NetworkMode::None,
+            (Network::Default, Some(private)) => {
+                let namespace = private.namespace().map_err(|error| StepError::other(format!("cannot enter the build's network: {error}")))?;
+                NetworkMode::Private(namespace)
+            }
+            (Network::Host | Network::Default, _) => NetworkMode::Host,
+        })
     }
 
     /// Program and arguments, with the emulator that they need, if any.
@@ -574,29 +590,27 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// /etc/resolv.conf: the machine's where its network is used. Elsewhere name servers on loopback addresses would be the sandbox's own.
-fn resolv_conf(of_host: &[u8], network: Network) -> Vec<u8> {
-    let text = String::from_utf8_lossy(of_host);
+/// /etc/resolv.conf: the machine's where its network is used. Elsewhere name servers on loopback addresses would be the sandbox's own: those that they ask
+/// in turn are named, if the machine says which.
+fn resolv_conf(of_host: &[u8], upstream: &[u8], network: &NetworkMode) -> Vec<u8> {
     let is_server = |line: &str| line.split_ascii_whitespace().next() == Some("nameserver");
     let is_loopback = |line: &str| {
         let address = line.split_ascii_whitespace().nth(1).unwrap_or_default();
         address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
     };
-    let keeps_loopback = network != Network::None;
-    let mut kept = String::new();
-    let mut servers = 0;
-    for line in text.lines() {
-        if is_server(line) {
-            if is_loopback(line) && !keeps_loopback {
-                continue;
-            }
-            servers += 1;
+    let keeps_loopback = matches!(network, NetworkMode::Host);
+    let is_kept = |line: &&str| !is_server(line) || keeps_loopback || !is_loopback(line);
+    let of_host = String::from_utf8_lossy(of_host);
+    let upstream = String::from_utf8_lossy(upstream);
+    let has_server = |text: &str| text.lines().filter(is_kept).any(is_server);
+    let text = if has_server(&of_host) || !has_server(&upstream) { &of_host } else { &upstream };
+    let mut kept: String = text.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect();
+    if !has_server(&kept) {
+        match network {
+            // Answers for whatever this machine asks.
+            NetworkMode::Private(_) => kept.push_str(&format!("nameserver {NAME_SERVER}\n")),
+            _ => kept.push_str(PUBLIC_NAME_SERVERS),
         }
-        kept.push_str(line);
-        kept.push('\n');
-    }
-    if servers == 0 {
-        kept.push_str(PUBLIC_NAME_SERVERS);
     }
     kept.into_bytes()
 }
@@ -637,6 +651,7 @@ mod tests {
             resources: ResourceLimits::default(),
             step_timeout: None,
             resolv_conf: vec![],
+            upstream_resolv_conf: vec![],
             host_ca: None,
             search_path: None,
         }
@@ -686,6 +701,7 @@ mod tests {
             store: &store,
             snapshots: &Snapshotter::new(SnapshotterKind::Auto),
             stubs: &StubDirs::new(PathBuf::new()),
+            private_network: None,
             log_path: PathBuf::new(),
             target: Arc::new(Nowhere),
             clear_cache: &|_| false,
@@ -705,11 +721,17 @@ mod tests {
     fn e1_4_hosts_and_name_servers() {
         let hosts = String::from_utf8(hosts("box", &[("db".into(), "10.0.0.2".into())])).expect("text");
         assert_eq!(hosts, "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.2\tdb\n");
-        let resolv = |text: &str, network| String::from_utf8(resolv_conf(text.as_bytes(), network)).expect("text");
+        let resolv =
+            |text: &str, upstream: &str, network| String::from_utf8(resolv_conf(text.as_bytes(), upstream.as_bytes(), &network)).expect("text");
+        let private = || NetworkMode::Private(std::fs::File::open("/dev/null").expect("it").into());
         let stub = "nameserver 127.0.0.53\noptions edns0\n";
-        assert_eq!(resolv(stub, Network::Default), stub);
-        assert_eq!(resolv(stub, Network::None), format!("options edns0\n{PUBLIC_NAME_SERVERS}"));
-        assert_eq!(resolv("", Network::Default), PUBLIC_NAME_SERVERS);
-        assert_eq!(resolv("nameserver 10.0.0.1\n", Network::None), "nameserver 10.0.0.1\n");
+        let real = "nameserver 10.0.0.1\nsearch here\n";
+        assert_eq!(resolv(stub, real, NetworkMode::Host), stub);
+        assert_eq!(resolv(stub, "", NetworkMode::None), format!("options edns0\n{PUBLIC_NAME_SERVERS}"));
+        assert_eq!(resolv("", "", NetworkMode::Host), PUBLIC_NAME_SERVERS);
+        assert_eq!(resolv(real, stub, NetworkMode::None), real);
+        assert_eq!(resolv(stub, real, private()), real);
+        assert_eq!(resolv(stub, stub, private()), "options edns0\nnameserver 169.254.1.1\n");
+        assert_eq!(resolv("nameserver ::1\nnameserver 10.0.0.2\n", real, private()), "nameserver 10.0.0.2\n");
     }
 }

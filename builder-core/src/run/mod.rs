@@ -9,6 +9,7 @@ pub mod exec;
 pub mod file;
 mod host_ca;
 pub mod log;
+mod program;
 mod ssh;
 pub mod vertex;
 

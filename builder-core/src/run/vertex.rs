@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use builder_snapshot::StopSignal;
 use builder_snapshot::cache_mount::CacheMounts;
-use builder_snapshot::exec::Cancel;
 use builder_snapshot::exec::stubs::StubDirs;
+use builder_snapshot::exec::{Cancel, PrivateNetwork};
 use builder_snapshot::snapshot::{CommittedLayer, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ExecEnd, ExecSettings, Execution};
 use super::log::{LogEnd, LogTarget};
-use super::{Blocking, TreeValue, file};
+use super::{Blocking, TreeValue, file, program};
 use crate::cache::{Commit, Key, KeyFields, Record};
 use crate::content::{Stack, StackLayer, Store, lock};
 use crate::error::StepError;
@@ -99,6 +99,8 @@ pub struct Vertices {
     snapshots: Snapshotter,
     /// Mount points that images lack.
     stubs: OnceLock<StubDirs>,
+    /// The network of steps that ask for none, or why there is no other than the machine's.
+    network: OnceLock<Result<PrivateNetwork, String>>,
     /// What earlier builds committed is made durable beside the first step that runs.
     settling: Mutex<Option<JoinHandle<()>>>,
     settle_once: Once,
@@ -170,6 +172,7 @@ impl Vertices {
             locals: Mutex::default(),
             snapshots: Snapshotter::new(snapshotter),
             stubs: OnceLock::new(),
+            network: OnceLock::new(),
             settling: Mutex::default(),
             settle_once: Once::new(),
             made,
@@ -248,6 +251,27 @@ impl Vertices {
     fn stubs(&self) -> Result<&StubDirs, VertexFailure> {
         let tmp = self.store.tmp_dir().map_err(failure)?;
         Ok(self.stubs.get_or_init(|| StubDirs::new(tmp.to_path_buf())))
+    }
+
+    /// The network of the build's own, connected when the first step needs it; none where none can be made, which is said once.
+    fn private_network(&self) -> Result<Option<&PrivateNetwork>, VertexFailure> {
+        let tmp = self.store.tmp_dir().map_err(failure)?;
+        let network = self.network.get_or_init(|| {
+            let Some(pasta) = program::candidates("pasta", self.settings.search_path.as_deref()).next() else {
+                return Err("there is no pasta; install passt for a network of their own".to_owned());
+            };
+            let began = Instant::now();
+            let network = PrivateNetwork::start(&pasta, tmp);
+            tracing::debug!(took = ?began.elapsed(), "network connected");
+            network
+        });
+        match network {
+            Ok(network) => Ok(Some(network)),
+            Err(why) => {
+                self.tasks.note(&format!("steps use the network of this machine: {why}"));
+                Ok(None)
+            }
+        }
     }
 
     fn task(&self, vertex: VertexId) -> TaskId {
@@ -451,9 +475,6 @@ impl Vertices {
         exec::check(op, &self.settings)?;
         let root = inputs.first().ok_or_else(|| failure("a process needs a root file system"))?.stack()?.clone();
         let Some(dirs) = self.dirs_unless_cancelled(inputs, cancel).await? else { return Ok(Run::Stopped) };
-        if exec::effective_network(op, self.settings.network) == Network::Default {
-            self.tasks.note("steps use the network of this machine: there is no private network yet");
-        }
         let task = self.task(vertex);
         self.tasks.start(task);
         let layers: Vec<Vec<PathBuf>> =
@@ -469,6 +490,8 @@ impl Vertices {
                 let Op::Exec(op) = &facts.op else { return Err(failure("internal fault: the vertex is no process")) };
                 let cleared = |name: &str| facts.meta.ignore_cache && lock(&this.cleared).insert(name.to_owned());
                 let stubs = this.stubs()?;
+                let is_default = exec::effective_network(op, this.settings.network) == Network::Default;
+                let private_network = if is_default { this.private_network()? } else { None };
                 let end = Execution {
                     op,
                     inputs: &layers,
@@ -476,6 +499,7 @@ impl Vertices {
                     store: &this.store,
                     snapshots: &this.snapshots,
                     stubs,
+                    private_network,
                     log_path: this.store.logs_dir().join(&log_name),
                     target: Arc::new(TaskLog { tasks: Arc::clone(&this.tasks), task }),
                     clear_cache: &cleared,

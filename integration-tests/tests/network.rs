@@ -1,0 +1,133 @@
+//! What a step can reach (`features.md` E1.1, E2.3): nothing with `--network=none`, the world but not this machine's loopback by default.
+
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::path::Path;
+use std::process::Command;
+
+use integration_tests::meeting::{self, Meeting};
+use integration_tests::{Bed, Build, Outcome};
+
+/// Has subordinate ids; made by `scripts/install-test-tools.sh`.
+const USER: &str = "rbuild-test";
+
+/// A machine in a network of its own, with one neighbour that serves a file: what a private network is to reach. `WHO` runs the builder, with a node for tunnels
+/// that everybody may open, as distributions have it. Everything is in namespaces that end with the script.
+const MACHINE: &str = r#"
+set -e
+mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200
+mount -t tmpfs none /mnt && cd /mnt && mkdir www && echo "from the neighbour" > www/file && touch neighbour
+unshare --net=/mnt/neighbour true
+ip link set lo up
+ip link add near type veth peer name far
+ip link set far netns /mnt/neighbour
+ip addr add 198.18.0.1/24 dev near && ip link set near up
+nsenter --net=/mnt/neighbour sh -c 'ip addr add 198.18.0.2/24 dev far && ip link set far up && busybox httpd -p 198.18.0.2:80 -h /mnt/www'
+ip route add default via 198.18.0.2
+busybox httpd -p 127.0.0.1:81 -h /mnt/www
+busybox wget -q -O /dev/null http://127.0.0.1:81/file
+WHO
+"#;
+
+/// What a step sees: its interfaces, the neighbour, this machine's loopback, its abstract sockets.
+const STEPS: &str = "\
+FROM busybox
+RUN ls /sys/class/net > /interfaces; wget -q -O /neighbour http://198.18.0.2/file; \
+    wget -q -O /loopback http://127.0.0.1:81/file || echo none > /loopback; cat /etc/resolv.conf > /servers
+RUN --network=none wget -q -O /nothing http://198.18.0.2/file || echo none > /nothing
+";
+
+fn in_the_machine(build: Build, who: &str) -> Outcome {
+    let script = MACHINE.replace("WHO", who);
+    build.as_user("0").through(["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script, "sh"]).run()
+}
+
+#[test]
+fn e2_3_by_default_a_step_reaches_the_world_and_not_this_machine() {
+    let ids = |flag| {
+        let output = Command::new("id").args([flag, USER]).output().expect("id");
+        String::from_utf8(output.stdout).expect("a number").trim().to_owned()
+    };
+    let as_user = format!("chown -R {0}:{1} \"$HOME\" && exec setpriv --reuid={0} --regid={1} --clear-groups \"$@\"", ids("-u"), ids("-g"));
+    for (who, run) in [("root", "exec \"$@\""), ("user", as_user.as_str())] {
+        let bed = Bed::new();
+        let base = bed.context("base", &[("Dockerfile", STEPS)]);
+        std::fs::write(
+            base.join("Dockerfile"),
+            STEPS.replace("FROM busybox", "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]"),
+        )
+        .expect("ours");
+        std::fs::copy("/bin/busybox", base.join("busybox")).expect("busybox-static");
+        let outcome = in_the_machine(bed.build(&base), run);
+        assert_eq!(outcome.code, Some(0), "{who}: {}", outcome.log);
+        assert!(!outcome.log.contains("steps use the network of this machine"), "{who}: {}", outcome.log);
+        let image = outcome.image();
+        let file = |name: &str| String::from_utf8(image.file(name).unwrap_or_default()).expect("text");
+        assert_eq!(file("neighbour"), "from the neighbour\n", "{who}");
+        assert_eq!((file("loopback"), file("nothing")), ("none\n".to_owned(), "none\n".to_owned()), "{who}");
+        assert!(file("interfaces").contains("lo") && file("interfaces").lines().count() == 2, "{who}: {}", file("interfaces"));
+        assert!(!runs(&bed.path("")), "{who}: nothing runs on");
+    }
+}
+
+/// Whether a process of this machine has a path below `dir` on its command line.
+fn runs(dir: &Path) -> bool {
+    let processes = std::fs::read_dir("/proc").expect("/proc").flatten();
+    let dir = dir.display().to_string();
+    processes.into_iter().any(|process| std::fs::read(process.path().join("cmdline")).is_ok_and(|line| String::from_utf8_lossy(&line).contains(&dir)))
+}
+
+#[test]
+fn e1_1_none_is_none() {
+    let (bed, meeting) = (Bed::with_registry(), Meeting::start());
+    let name = format!("rbuild-canary-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("an abstract socket");
+    let tries = format!(
+        "FROM busybox\nRUN --network=none {{ ls /sys/class/net; cat /proc/net/route /proc/net/ipv6_route /proc/net/unix; }} > /seen; \
+         for address in {} http://169.254.169.254/ http://[::1]:80/ http://[fd00::2]/ http://registry.example/; do \
+         wget -q -O /dev/null $address 2> /dev/null && echo $address >> /reached; done; \
+         ping -c 1 -W 1 192.0.2.2 > /dev/null 2>&1 && echo raw >> /reached; nslookup localhost.example > /dev/null 2>&1 && echo names >> /reached; true\n",
+        meeting.url()
+    );
+    let context = bed.context("context", &[("Dockerfile", &tries)]);
+    for user in [None, Some(USER)] {
+        let build = bed.build(&context);
+        let image = user.map_or_else(|| build.clone(), |user| build.clone().as_user(user)).ok().image();
+        let seen = String::from_utf8(image.file("seen").expect("seen")).expect("text");
+        assert!(seen.starts_with("lo\nIface") && !seen.contains("eth") && !seen.contains(&name), "{user:?}: {seen}");
+        assert_eq!(image.file("reached").map(|reached| String::from_utf8_lossy(&reached).into_owned()), None, "{user:?}");
+    }
+}
+
+#[test]
+fn without_pasta_the_machines_network_is_used_and_said_once() {
+    let (bed, meeting) = (Bed::with_registry(), Meeting::start());
+    let call = |name: &str| format!("RUN wget -q -O - {}/count/{name}\n", meeting.url());
+    let context = bed.context("context", &[("Dockerfile", &format!("FROM busybox\n{}{}", call("a"), call("b")))]);
+    let outcome = bed.build(&context).env("PATH", "/nonexistent").ok();
+    assert_eq!(outcome.log.matches("steps use the network of this machine: there is no pasta; install passt").count(), 1, "{}", outcome.log);
+    assert_eq!(meeting.counts().values().sum::<usize>(), 2);
+    // The network that a step got is in no key.
+    assert_eq!(bed.build(&context).ok().cached().len(), 2);
+}
+
+#[test]
+fn pasta_ends_with_a_builder_that_is_killed() {
+    let (bed, meeting) = (Bed::with_registry(), Meeting::start());
+    let wait = format!(
+        "FROM busybox AS a\nRUN true\nFROM a\nRUN --network=host wget -q -O - {0}/meet/started/2 && wget -q -O - {0}/meet/never/2\n",
+        meeting.url()
+    );
+    let context = bed.context("context", &[("Dockerfile", &wait)]);
+    let running = bed.build(&context).args(["--allow", "network.host"]).start();
+    meeting::call(&format!("{}/meet/started/2", meeting.url()));
+    let network = bed.state();
+    assert!(runs(&network), "a network is connected");
+    let pid = rustix::process::Pid::from_raw(running.pid().cast_signed()).expect("a pid");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("ours");
+    assert_eq!(running.wait().code, None);
+    // It dies of the builder's death, an instant later.
+    while runs(&network) {
+        std::thread::yield_now();
+    }
+}
