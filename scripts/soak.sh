@@ -7,14 +7,15 @@
 set -eu
 cd "$(dirname "$0")/.."
 # Properties are all tests of the libraries; of the end-to-end tests, those that do more when they are soaked.
-whole='package(/^builder/) + binary(injection) + binary(recovery) + binary(faults) + binary(full_disk) + binary(context) + binary(decoders)'
+whole='package(/^builder/) + binary(injection) + binary(recovery) + binary(faults) + binary(full_disk) + binary(context) + binary(decoders) + binary(ladder)'
 filter=${1:-$whole}
 
 RBUILD_TEST_SEED=${RBUILD_TEST_SEED:-$(date -u +%Y%m%d)}
 RBUILD_SOAK=$(mktemp)
 RBUILD_FUZZ_ITERATIONS=${RBUILD_FUZZ_ITERATIONS:-1000000}
 PROPTEST_CASES=${PROPTEST_CASES:-4096}
-export RBUILD_TEST_SEED RBUILD_SOAK PROPTEST_CASES RBUILD_FUZZ_ITERATIONS
+RBUILD_TEST_MACHINES=${RBUILD_TEST_MACHINES:-300}
+export RBUILD_TEST_SEED RBUILD_SOAK PROPTEST_CASES RBUILD_TEST_MACHINES RBUILD_FUZZ_ITERATIONS
 
 scripts/install-test-tools.sh
 profile=dev
