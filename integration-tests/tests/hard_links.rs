@@ -55,6 +55,24 @@ fn a_step_that_changes_one_of_two_names_changes_nothing_else() {
     let _ = bed.build(&context).no_output().ok();
 }
 
+/// Layers come to lie on others than they were made on: with `--link`, or by equal content.
+#[test]
+fn a_stack_that_would_show_one_inode_twice_shows_two() {
+    let bed = Bed::with_registry();
+    // The copy onto nothing links; the layer it makes is then found again for the stage it was copied from.
+    let onto_nothing = format!("{GEN}FROM scratch\nCOPY --from=gen /out /x\n");
+    let context = bed.context("context", &[("Dockerfile", &onto_nothing)]);
+    let _ = bed.build(&context).no_output().ok();
+    assert_eq!(shared(&bed.state()), 3);
+    let look = "[ \"$(stat -c %i /out/a)\" != \"$(stat -c %i /x/a)\" ]";
+    let twice = format!("{GEN}FROM gen\nCOPY --link --from=gen /out /x\nRUN {look}\nRUN echo more >> /x/a && rm /x/b && cat /out/a /x/a > /both\n");
+    let context = bed.context("context", &[("Dockerfile", &twice)]);
+    let image = bed.build(&context).ok().image();
+    assert_eq!(image.file("both").as_deref(), Some(&b"one\none\nmore\n"[..]));
+    assert_eq!(image.file("out/a").as_deref(), Some(&b"one\n"[..]));
+    assert_eq!((image.file("out/b").as_deref(), image.file("x/a").as_deref()), (Some(&b"two\n"[..]), Some(&b"one\nmore\n"[..])));
+}
+
 /// Waits until all are there.
 fn meet(meeting: &Meeting, name: &str) {
     let url = meeting.url();

@@ -19,7 +19,7 @@ use builder_snapshot::exec::{
     self, Cancel, ExecError, ExitReport, NAME_SERVER, NetworkMode, OutputSink as _, OutputStream, PrivateNetwork, ProcessSpec, ResourceLimits,
     SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
-use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, View, ViewFiles, detach_tree};
+use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, SnapshotterKind, View, ViewFiles, detach_tree};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, Isolation};
@@ -263,7 +263,11 @@ impl Execution<'_> {
         let root_layers = self.inputs.first().ok_or_else(|| StepError::other("a process needs a root file system"))?;
         // Until the process has ended nobody links to the files that it sees.
         let lease = self.store.leases().hold(self.inputs).map_err(text)?;
-        let snapshot = self.snapshots.prepare(tmp, root_layers).map_err(text)?;
+        // Two layers that share an inode, which a stack comes by when layers are put onto others than they were made on: the process would
+        // take two files for two names of one. In a copy they are two.
+        let copies = lease.shares_inodes.then(|| Snapshotter::new(SnapshotterKind::Copy));
+        let snapshots = copies.as_ref().unwrap_or(self.snapshots);
+        let snapshot = snapshots.prepare(tmp, root_layers).map_err(text)?;
         if let Some(reason) = snapshot.why_copied() {
             self.target.warning(reason);
         }
@@ -279,7 +283,7 @@ impl Execution<'_> {
         let mut mounts = Vec::with_capacity(self.op.mounts.len());
         for mount in &self.op.mounts {
             let target = TreePath::clipped(&mount.target).map_err(text)?;
-            let Some(prepared) = self.prepare_mount(mount, &mut held)? else { continue };
+            let Some(prepared) = self.prepare_mount(snapshots, mount, &mut held)? else { continue };
             targets.push((target.clone(), prepared.stub));
             mounts.push(SandboxMount { target, source: prepared.source, read_only: prepared.read_only });
         }
@@ -492,9 +496,9 @@ impl Execution<'_> {
         env
     }
 
-    fn prepare_mount(&self, mount: &Mount, held: &mut Held) -> Result<Option<Prepared>, StepError> {
+    fn prepare_mount(&self, snapshots: &Snapshotter, mount: &Mount, held: &mut Held) -> Result<Option<Prepared>, StepError> {
         Ok(Some(match &mount.kind {
-            MountKind::Bind { input, source, writable } => self.prepare_bind(*input, source, *writable, held)?,
+            MountKind::Bind { input, source, writable } => self.prepare_bind(snapshots, *input, source, *writable, held)?,
             MountKind::Cache { read_only, .. } => {
                 Prepared { stub: StubKind::Dir, source: whole(held.caches.view(mount, self.inputs)?), read_only: *read_only }
             }
@@ -524,7 +528,7 @@ impl Execution<'_> {
         }))
     }
 
-    fn prepare_bind(&self, input: usize, source: &TreePath, writable: bool, held: &mut Held) -> Result<Prepared, StepError> {
+    fn prepare_bind(&self, snapshots: &Snapshotter, input: usize, source: &TreePath, writable: bool, held: &mut Held) -> Result<Prepared, StepError> {
         let layers = &self.inputs[input];
         let tree = MergedTree::open(layers).map_err(text)?;
         let resolution = tree.resolve(source).map_err(text)?;
@@ -534,7 +538,7 @@ impl Execution<'_> {
         let stub = if matches!(found.kind, FoundKind::Dir) { StubKind::Dir } else { StubKind::File };
         // Writes go to an upper directory that nobody looks at again.
         let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
-        let View { mount, subpath, files } = self.snapshots.view(tmp, layers, &resolution.path).map_err(text)?;
+        let View { mount, subpath, files } = snapshots.view(tmp, layers, &resolution.path).map_err(text)?;
         held.views.push(files);
         Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath }, read_only: !writable })
     }
@@ -617,8 +621,6 @@ fn resolv_conf(of_host: &[u8], upstream: &[u8], network: &NetworkMode) -> Vec<u8
 
 #[cfg(test)]
 mod tests {
-    use builder_snapshot::snapshot::SnapshotterKind;
-
     use super::*;
     use crate::oci::Platform;
 

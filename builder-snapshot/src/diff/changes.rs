@@ -41,15 +41,23 @@ struct Seen {
     same: bool,
 }
 
+/// Most are files, so that they decide its size.
 enum What {
-    Node(Node),
+    Node(Box<Node>),
     /// A regular file, one of the `inodes`.
     File(usize),
 }
 
+impl What {
+    fn node(node: Node) -> Self {
+        Self::Node(Box::new(node))
+    }
+}
+
 /// A regular file, read once whatever its names.
 struct Inode {
-    path: TreePath,
+    /// Which of what was seen has its path.
+    seen: usize,
     size: u64,
 }
 
@@ -113,7 +121,7 @@ impl<'a> Collector<'a> {
             None => path.is_root() && (meant.mode, meant.uid, meant.gid) == (0o755, 0, 0) && xattrs.is_empty(),
         };
         let meta = self.meta(meant, xattrs);
-        self.seen.push(Seen { path: path.clone(), what: What::Node(Node::Dir), meta, same });
+        self.seen.push(Seen { path: path.clone(), what: What::node(Node::Dir), meta, same });
         Ok(DirSeen { is_opaque })
     }
 
@@ -124,7 +132,7 @@ impl<'a> Collector<'a> {
 
     /// Records that nothing is at `path`; whether something is below it is not asked.
     pub(super) fn removed(&mut self, path: TreePath) {
-        self.seen.push(Seen { path, what: What::Node(Node::Whiteout), meta: Meta::default(), same: false });
+        self.seen.push(Seen { path, what: What::node(Node::Whiteout), meta: Meta::default(), same: false });
     }
 
     /// Records what is at `name` in `parent`, which is no directory.
@@ -136,12 +144,12 @@ impl<'a> Collector<'a> {
             // Before anything looks at inodes: overlay links all its whiteouts to one.
             _ if sys::fs::is_whiteout(stat) => {
                 let same = matches!(self.lower.child_at(&path)?, Child::Missing);
-                self.seen.push(Seen { path, what: What::Node(Node::Whiteout), meta: Meta::default(), same });
+                self.seen.push(Seen { path, what: What::node(Node::Whiteout), meta: Meta::default(), same });
                 return Ok(());
             }
             FileType::RegularFile if stand_in.device.is_none() => {
                 let size = u64::try_from(stat.st_size).unwrap_or(0);
-                let inode = self.inode(&path, stat, size);
+                let inode = self.inode(stat, size);
                 // Contents and attributes are compared when they are read.
                 let same = self.below(&path, stat)?.is_some_and(|below| {
                     matches!(below.kind, FoundKind::File { size: below_size, .. } if below_size == size) && same_stat(&meta, &below.meta)
@@ -161,7 +169,7 @@ impl<'a> Collector<'a> {
             FileType::Socket | FileType::Directory | FileType::Unknown => Node::Socket,
         };
         let same = self.below(&path, stat)?.is_some_and(|below| same_node(&node, &below.kind) && same_stat(&meta, &below.meta));
-        self.seen.push(Seen { path, what: What::Node(node), meta, same });
+        self.seen.push(Seen { path, what: What::node(node), meta, same });
         Ok(())
     }
 
@@ -174,7 +182,8 @@ impl<'a> Collector<'a> {
         }
     }
 
-    fn inode(&mut self, path: &TreePath, stat: &Stat, size: u64) -> usize {
+    /// The inode of the file that is recorded next.
+    fn inode(&mut self, stat: &Stat, size: u64) -> usize {
         let new = self.inodes.len();
         if stat.st_nlink > 1 {
             let known = *self.by_inode.entry((stat.st_dev, stat.st_ino)).or_insert(new);
@@ -182,14 +191,14 @@ impl<'a> Collector<'a> {
                 return known;
             }
         }
-        self.inodes.push(Inode { path: path.clone(), size });
+        self.inodes.push(Inode { seen: self.seen.len(), size });
         new
     }
 
     /// Records the directories above what was recorded, which a walk that looks only at what changed leaves out.
     pub(super) fn add_parents(&mut self) -> Result<(), SnapshotError> {
         let mut known: BTreeSet<TreePath> =
-            self.seen.iter().filter(|seen| matches!(seen.what, What::Node(Node::Dir))).map(|seen| seen.path.clone()).collect();
+            self.seen.iter().filter(|seen| matches!(&seen.what, What::Node(node) if **node == Node::Dir)).map(|seen| seen.path.clone()).collect();
         let mut missing = Vec::new();
         for seen in &self.seen {
             let mut at = seen.path.parent();
@@ -211,8 +220,9 @@ impl<'a> Collector<'a> {
 
     /// Reads the files, drops what equals what is below.
     pub(super) fn finish(mut self) -> Result<Changes, SnapshotError> {
-        let files: Vec<(&TreePath, u64)> = self.inodes.iter().map(|inode| (&inode.path, inode.size)).collect();
+        let files: Vec<(&TreePath, u64)> = self.inodes.iter().map(|inode| (&self.seen[inode.seen].path, inode.size)).collect();
         let reads = hash::read_all(self.root.as_fd(), &files)?;
+        self.inodes = Vec::new();
         for seen in &mut self.seen {
             let What::File(inode) = seen.what else { continue };
             let read = &reads[inode];
@@ -240,16 +250,18 @@ impl<'a> Collector<'a> {
             }
         }
 
-        let mut first_names: Vec<Option<TreePath>> = vec![None; reads.len()];
-        let mut entries = Vec::with_capacity(self.seen.len());
+        // Where in the table an inode's first name is.
+        let mut first_names: Vec<Option<u32>> = vec![None; reads.len()];
+        let mut entries: Vec<TocEntry> = Vec::with_capacity(self.seen.len());
         for (seen, _) in self.seen.into_iter().zip(kept).filter(|(_, kept)| *kept) {
             let Seen { path, what, meta, .. } = seen;
             let (node, meta) = match what {
-                What::Node(node) => (node, meta),
-                What::File(inode) => match &first_names[inode] {
-                    Some(target) => (Node::Hardlink { target: target.clone() }, Meta::default()),
+                What::Node(node) => (*node, meta),
+                What::File(inode) => match first_names[inode].and_then(|first| usize::try_from(first).ok()) {
+                    Some(first) => (Node::Hardlink { target: entries[first].path.clone() }, Meta::default()),
                     None => {
-                        first_names[inode] = Some(path.clone());
+                        // A table of four thousand million entries does not fit into memory.
+                        first_names[inode] = u32::try_from(entries.len()).ok();
                         (Node::File { size: reads[inode].size, digest: reads[inode].digest }, meta)
                     }
                 },
