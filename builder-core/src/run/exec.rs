@@ -324,6 +324,8 @@ impl Execution<'_> {
             resolv_conf,
         };
         let end = exec::run(spec, log, Some(cancel)).map_err(|e| self.exec_failed(&e, &emulation, masker));
+        // Looked at before anything that the step wrote goes: a full disk may be why it failed.
+        let was_full = !matches!(end, Ok(ExitReport::Exited(0))) && is_full(snapshot.upper());
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
             held.caches.publish(self.target.as_ref());
@@ -340,8 +342,8 @@ impl Execution<'_> {
                 }
                 Ok(Some(snapshot.commit(started).map_err(text)?))
             }
-            ExitReport::Exited(code) => Err(Failure { cause: self.exit_code(code, masker, snapshot.upper()), ran: true }),
-            ExitReport::Signalled(signal) => Err(Failure { cause: self.exit_code(128 + signal, masker, snapshot.upper()), ran: true }),
+            ExitReport::Exited(code) => Err(Failure { cause: self.exit_code(code, masker, was_full), ran: true }),
+            ExitReport::Signalled(signal) => Err(Failure { cause: self.exit_code(128 + signal, masker, was_full), ran: true }),
             ExitReport::OutOfMemory { limit_bytes } => Err(self.out_of_memory(limit_bytes, masker).into()),
             ExitReport::TimedOut => Err(Failure { cause: self.timed_out(masker), ran: true }),
             ExitReport::Cancelled => Ok(None),
@@ -417,8 +419,8 @@ impl Execution<'_> {
         }
     }
 
-    /// What the process had written is still in `upper`: if the disk is full now, that may be why it failed.
-    fn exit_code(&self, code: i32, masker: &Masker, upper: &Path) -> StepError {
+    /// If the store's disk was full when the process ended, that may be why it failed.
+    fn exit_code(&self, code: i32, masker: &Masker, was_full: bool) -> StepError {
         let process = mask_text(masker, &self.op.argv.join(" "));
         if Isolation::current() == Isolation::OneId
             && let Some(lack) = user_namespace::lack()
@@ -426,11 +428,7 @@ impl Execution<'_> {
             // The program said no more than `Invalid argument`, or `Operation not permitted`.
             self.target.warning(&format!("if it wanted to give files to another user, or to become one: here there is only user 0, because {lack}"));
         }
-        if is_full(upper) {
-            StepError::DiskFull { process, code, store: self.store.root().to_owned() }
-        } else {
-            StepError::ExitCode { process, code }
-        }
+        if was_full { StepError::DiskFull { process, code, store: self.store.root().to_owned() } } else { StepError::ExitCode { process, code } }
     }
 
     fn out_of_memory(&self, limit_bytes: Option<u64>, masker: &Masker) -> StepError {
@@ -594,19 +592,29 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Whether a private network has to answer questions for names itself, as no name server that the machine names can be reached from there.
+pub(crate) fn answers_names(settings: &ExecSettings) -> bool {
+    let is_reachable = |text: &[u8]| String::from_utf8_lossy(text).lines().any(|line| is_name_server(line) && !is_loopback_server(line));
+    !is_reachable(&settings.resolv_conf) && !is_reachable(&settings.upstream_resolv_conf)
+}
+
+fn is_name_server(line: &str) -> bool {
+    line.split_ascii_whitespace().next() == Some("nameserver")
+}
+
+fn is_loopback_server(line: &str) -> bool {
+    let address = line.split_ascii_whitespace().nth(1).unwrap_or_default();
+    is_name_server(line) && address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 /// /etc/resolv.conf: the machine's where its network is used. Elsewhere name servers on loopback addresses would be the sandbox's own: those that they ask
 /// in turn are named, if the machine says which.
 fn resolv_conf(of_host: &[u8], upstream: &[u8], network: &NetworkMode) -> Vec<u8> {
-    let is_server = |line: &str| line.split_ascii_whitespace().next() == Some("nameserver");
-    let is_loopback = |line: &str| {
-        let address = line.split_ascii_whitespace().nth(1).unwrap_or_default();
-        address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-    };
     let keeps_loopback = matches!(network, NetworkMode::Host);
-    let is_kept = |line: &&str| !is_server(line) || keeps_loopback || !is_loopback(line);
+    let is_kept = |line: &&str| keeps_loopback || !is_loopback_server(line);
     let of_host = String::from_utf8_lossy(of_host);
     let upstream = String::from_utf8_lossy(upstream);
-    let has_server = |text: &str| text.lines().filter(is_kept).any(is_server);
+    let has_server = |text: &str| text.lines().filter(is_kept).any(is_name_server);
     let text = if has_server(&of_host) || !has_server(&upstream) { &of_host } else { &upstream };
     let mut kept: String = text.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect();
     if !has_server(&kept) {

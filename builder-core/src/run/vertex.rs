@@ -261,7 +261,7 @@ impl Vertices {
                 return Err("there is no pasta; install passt for a network of their own".to_owned());
             };
             let began = Instant::now();
-            let network = PrivateNetwork::start(&pasta, tmp);
+            let network = PrivateNetwork::start(&pasta, tmp, exec::answers_names(&self.settings));
             tracing::debug!(took = ?began.elapsed(), "network connected");
             network
         });

@@ -44,18 +44,19 @@ pub struct PrivateNetwork {
 }
 
 impl PrivateNetwork {
-    /// A namespace that the program `pasta` connects. `dir` is a directory of this process's own.
+    /// A namespace that the program `pasta` connects. `dir` is a directory of this process's own. With `answers_names`, [`NAME_SERVER`] passes questions
+    /// on to the name server of this machine; only then, because pasta takes the answers of that server, asked by its own address, for its own.
     ///
     /// # Errors
     /// The machine lets no such namespace be made, or pasta could not connect it; in words for people.
-    pub fn start(pasta: &Path, dir: &Path) -> Result<Self, String> {
+    pub fn start(pasta: &Path, dir: &Path, answers_names: bool) -> Result<Self, String> {
         use rustix::fs::Access;
         rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).map_err(|errno| format!("{TUN} cannot be opened: {}", io::Error::from(errno)))?;
         let namespace = network::new_namespace().map_err(|error| format!("no network namespace can be made: {error}"))?;
         let place = dir.join(format!("network-{}", network::number()));
         std::fs::File::create(&place).map_err(|error| format!("cannot make {}: {error}", place.display()))?;
         let inside = namespace.try_clone().map_err(|error| error.to_string())?;
-        let command = command(pasta, &place);
+        let command = command(pasta, &place, answers_names);
         let entered = CString::new(place.as_os_str().as_bytes()).map_err(|error| error.to_string())?;
         let (tell, told) = mpsc::channel();
         let watcher = std::thread::Builder::new().name("pasta".to_owned()).spawn(move || watch(command, inside, entered, &tell));
@@ -105,12 +106,14 @@ enum Told {
     Ended(String),
 }
 
-fn command(pasta: &Path, place: &Path) -> Command {
+fn command(pasta: &Path, place: &Path, answers_names: bool) -> Command {
     let mut command = Command::new(pasta);
     command.args(["--foreground", "--quiet", "--config-net", "--no-map-gw", "--netns-only", "--no-netns-quit"]);
     // No port of this machine's appears inside, none from inside appears here.
     command.args(["--tcp-ports", "none", "--udp-ports", "none", "--tcp-ns", "none", "--udp-ns", "none"]);
-    command.args(["--dns-forward", NAME_SERVER]);
+    if answers_names {
+        command.args(["--dns-forward", NAME_SERVER]);
+    }
     if rustix::process::geteuid().is_root() {
         // It would become nobody, who may not enter the namespace. It keeps two capabilities and closes itself in by its own system call filter.
         command.args(["--runas", "0:0"]);
