@@ -54,6 +54,29 @@ fn skip_control_sequence(rest: &mut Rest<'_>) {
     while rest.next().is_some_and(|c| matches!(c, ' '..='?')) {}
 }
 
+/// [`text`] without the numbers that the system gives its errors: the words stand before them.
+pub(crate) fn message(message: &str) -> String {
+    without_errno(&text(message))
+}
+
+fn without_errno(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once(" (os error ") {
+        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        out.push_str(before);
+        rest = match after[digits..].strip_prefix(')') {
+            Some(rest) if digits > 0 => rest,
+            _ => {
+                out.push_str(" (os error ");
+                after
+            }
+        };
+    }
+    out.push_str(rest);
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

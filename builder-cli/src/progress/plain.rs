@@ -203,7 +203,7 @@ impl Painter for Plain {
                 self.end(*task, now, |number, task| format!("#{number} DONE {:.1}s", seconds(task.started.unwrap_or(now), now)));
             }
             EventKind::Failed { task, message } => {
-                let message = clean::text(message);
+                let message = clean::message(message);
                 self.end(*task, now, |number, _| format!("#{number} ERROR: {message}"));
             }
             EventKind::Cancelled { task } => {
@@ -216,7 +216,7 @@ impl Painter for Plain {
             EventKind::Status { task, id, current, total, done } => self.status(*task, id, *current, *total, *done, now),
             // Warnings stand together after the build.
             EventKind::Warning(_) => {}
-            EventKind::Note(text) => writeln!(out, "#0 {}", clean::text(text))?,
+            EventKind::Note(text) => writeln!(out, "#0 {}", clean::message(text))?,
         }
         self.print(now, false, out)
     }

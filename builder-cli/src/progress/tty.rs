@@ -105,7 +105,7 @@ impl Tty {
             EventKind::Status { task, id, current, total, done } => {
                 self.appear(*task, now).status(id, *current, *total, done.then_some(now), now);
             }
-            EventKind::Note(text) => self.notes.push(clean::text(text)),
+            EventKind::Note(text) => self.notes.push(clean::message(text)),
         }
     }
 

@@ -177,25 +177,7 @@ fn shown(line: &str) -> String {
 
 /// Lines made harmless for a terminal, and without the numbers that the system gives its errors: the words stand before them.
 pub(crate) fn clean_lines(text: &str) -> String {
-    text.lines().map(|line| without_errno(&clean::text(line))).collect::<Vec<_>>().join("\n")
-}
-
-fn without_errno(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(" (os error ") {
-        let digits = after.len() - after.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        out.push_str(before);
-        rest = match after[digits..].strip_prefix(')') {
-            Some(rest) if digits > 0 => rest,
-            _ => {
-                out.push_str(" (os error ");
-                after
-            }
-        };
-    }
-    out.push_str(rest);
-    out
+    text.lines().map(|line| clean::message(line)).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
