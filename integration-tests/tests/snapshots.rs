@@ -131,8 +131,9 @@ fn e2_1_a_store_on_an_overlay_gives_the_same_image() {
         assert_eq!(std::fs::read_dir(store.join("tmp")).expect("a store").count(), 0, "something temporary stays");
         // An overlay of such layers would show what they removed.
         let forced = build.clone().args(["--snapshotter", "overlay", "--no-cache"]).run();
-        assert!(forced.code != Some(0) && forced.log.contains("not supported as upperdir; put the store on"), "{}", forced.log);
-        assert!(!forced.log.contains("e overlay:"), "{}", forced.log);
+        assert_eq!(forced.code, Some(3), "{}", forced.log);
+        assert!(forced.log.contains("not supported as upperdir\n") && forced.log.contains("help: put the store on"), "{}", forced.log);
+        assert!(!forced.log.contains("e overlay:") && !forced.log.contains("os error"), "{}", forced.log);
     }
 }
 
