@@ -41,6 +41,7 @@ const READING_IGNORE_FILE: TaskId = TaskId(u64::MAX);
 /// Builds what was typed. An error is one of usage: nothing was begun.
 pub(crate) fn run(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
     no_core_dumps();
+    builder_snapshot::give_large_buffers_back();
     let machine = args.diagnostics.as_deref().map(|text| diagnostics::read(text, environment)).transpose()?.flatten();
     let outcome = begin(global, args, environment, entered, machine.as_ref());
     if let (Err(error), Some(machine)) = (&outcome, &machine) {

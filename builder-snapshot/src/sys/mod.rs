@@ -3,6 +3,7 @@
 pub(crate) mod child;
 pub(crate) mod fork;
 pub(crate) mod fs;
+pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod network;
 pub(crate) mod process;
