@@ -177,7 +177,7 @@ fn shown(line: &str) -> String {
 
 /// Lines made harmless for a terminal, and without the numbers that the system gives its errors: the words stand before them.
 pub(crate) fn clean_lines(text: &str) -> String {
-    text.lines().map(|line| clean::message(line)).collect::<Vec<_>>().join("\n")
+    text.lines().map(clean::message).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
