@@ -17,6 +17,12 @@ const MACHINE: &str = r#"
 set -e
 mount -t tmpfs none /dev/net && mknod -m 666 /dev/net/tun c 10 200
 mount -t tmpfs none /mnt && cd /mnt && mkdir www && echo "from the neighbour" > www/file && touch neighbour
+mkdir www/cgi-bin && mkfifo ab ba
+meets() {
+    printf '#!/bin/sh\nprintf "Content-Type: text/plain\\n\\n"\necho met > /mnt/%s &\ncat /mnt/%s\n' $2 $3 > www/cgi-bin/$1
+    chmod 755 www/cgi-bin/$1
+}
+meets a ab ba && meets b ba ab
 unshare --net=/mnt/neighbour true
 ip link set lo up
 ip link add near type veth peer name far
@@ -68,6 +74,41 @@ fn e2_3_by_default_a_step_reaches_the_world_and_not_this_machine() {
         assert!(file("interfaces").contains("lo") && file("interfaces").lines().count() == 2, "{who}: {}", file("interfaces"));
         assert!(!runs(&bed.path("")), "{who}: nothing runs on");
     }
+}
+
+/// Two steps that wait for each other at the neighbour, each with a listener on the same port.
+const AT_ONCE: &str = "\
+FROM scratch AS base
+COPY busybox /bin/busybox
+RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]
+FROM base AS a
+RUN httpd -p 7000 && wget -q -O - http://198.18.0.2/cgi-bin/a > /met && readlink /proc/self/ns/net > /a && cat /proc/net/unix >> /a
+FROM base AS b
+RUN httpd -p 7000 && wget -q -O - http://198.18.0.2/cgi-bin/b > /met && readlink /proc/self/ns/net > /b && cat /proc/net/unix >> /b
+FROM base
+COPY --from=a /a /met /
+COPY --from=b /b /
+RUN readlink /proc/self/ns/net > /c; wget -q -O - http://127.0.0.1:7000/ 2>&1 | grep refused >> /c; httpd -p 7000
+";
+
+#[test]
+fn e1_1_steps_that_run_at_once_are_in_networks_of_their_own() {
+    let bed = Bed::new();
+    let context = bed.context("context", &[("Dockerfile", AT_ONCE)]);
+    std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static");
+    let name = format!("rbuild-canary-{}", std::process::id());
+    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("an abstract socket");
+    let outcome = in_the_machine(bed.build(&context), "exec \"$@\"");
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    let image = outcome.image();
+    let file = |name: &str| String::from_utf8(image.file(name).unwrap_or_default()).expect("text");
+    let namespace = |name: &str| file(name).lines().next().unwrap_or_default().to_owned();
+    assert!(file("met").contains("met"), "they ran at once: {}", file("met"));
+    assert!(namespace("a").starts_with("net:[") && namespace("a") != namespace("b"), "{} {}", namespace("a"), namespace("b"));
+    // Abstract sockets belong to the network.
+    assert!(!file("a").contains(&name) && !file("b").contains('@'), "{}{}", file("a"), file("b"));
+    // What comes later finds nothing of what was there before.
+    assert!(file("c").contains("refused"), "{}", file("c"));
 }
 
 /// Whether a process of this machine has a path below `dir` on its command line.

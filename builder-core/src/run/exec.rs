@@ -16,7 +16,7 @@ use std::time::Duration;
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NAME_SERVER, NetworkMode, OutputSink as _, OutputStream, PrivateNetwork, ProcessSpec, ResourceLimits,
+    self, Cancel, ExecError, ExitReport, NAME_SERVER, NetworkLease, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits,
     SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, SnapshotterKind, View, ViewFiles, detach_tree};
@@ -106,8 +106,8 @@ pub struct Execution<'a> {
     pub snapshots: &'a Snapshotter,
     /// Mount points that images lack.
     pub stubs: &'a StubDirs,
-    /// The network of processes that ask for the default; none for the machine's.
-    pub private_network: Option<&'a PrivateNetwork>,
+    /// The network of a process that asks for the default; none for the machine's.
+    pub private_network: &'a dyn Fn() -> Option<NetworkLease>,
     /// Where its log is kept.
     pub log_path: PathBuf,
     /// Where its output goes.
@@ -301,7 +301,7 @@ impl Execution<'_> {
         drop(tree);
         let root = snapshot.mount(top_lower.as_deref()).map_err(mount_failed)?;
 
-        let network = self.network()?;
+        let (network, lease_of_network) = self.network()?;
         let resolv_conf = resolv_conf(&self.settings.resolv_conf, &self.settings.upstream_resolv_conf, &network);
         let spec = ProcessSpec {
             root,
@@ -333,6 +333,7 @@ impl Execution<'_> {
         drop(held.agents);
         drop(held.views);
         drop(lease);
+        drop(lease_of_network);
         match end? {
             ExitReport::Exited(0) => {
                 if let Some((bundle, replaced)) = bundles {
@@ -350,14 +351,21 @@ impl Execution<'_> {
         }
     }
 
-    fn network(&self) -> Result<NetworkMode, StepError> {
-        Ok(match (effective_network(self.op, self.settings.network), self.private_network) {
-            (Network::None, _) => NetworkMode::None,
-            (Network::Default, Some(private)) => {
-                let namespace = private.namespace().map_err(|error| StepError::other(format!("cannot enter the build's network: {error}")))?;
-                NetworkMode::Private(namespace)
-            }
-            (Network::Host | Network::Default, _) => NetworkMode::Host,
+    /// The process's network, and what must be kept until it has ended.
+    fn network(&self) -> Result<(NetworkMode, Option<NetworkLease>), StepError> {
+        Ok(match effective_network(self.op, self.settings.network) {
+            Network::None => (NetworkMode::None, None),
+            Network::Host => (NetworkMode::Host, None),
+            Network::Default => match (self.private_network)() {
+                Some(mut lease) => {
+                    if self.op.security == Security::Insecure {
+                        lease.spoil();
+                    }
+                    let namespace = lease.namespace().map_err(|error| StepError::other(format!("cannot enter the step's network: {error}")))?;
+                    (NetworkMode::Private(namespace), Some(lease))
+                }
+                None => (NetworkMode::Host, None),
+            },
         })
     }
 
@@ -711,7 +719,7 @@ mod tests {
             store: &store,
             snapshots: &Snapshotter::new(SnapshotterKind::Auto),
             stubs: &StubDirs::new(PathBuf::new()),
-            private_network: None,
+            private_network: &|| None,
             log_path: PathBuf::new(),
             target: Arc::new(Nowhere),
             clear_cache: &|_| false,

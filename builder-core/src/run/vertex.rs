@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use builder_snapshot::StopSignal;
 use builder_snapshot::cache_mount::CacheMounts;
 use builder_snapshot::exec::stubs::StubDirs;
-use builder_snapshot::exec::{Cancel, PrivateNetwork};
+use builder_snapshot::exec::{Cancel, Connector, NetworkLease, PrivateNetworks};
 use builder_snapshot::snapshot::{CommittedLayer, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
@@ -99,8 +99,10 @@ pub struct Vertices {
     snapshots: Snapshotter,
     /// Mount points that images lack.
     stubs: OnceLock<StubDirs>,
-    /// The network of steps that ask for none, or why there is no other than the machine's.
-    network: OnceLock<Result<PrivateNetwork, String>>,
+    /// Networks of steps that ask for the default one, or why there are none but the machine's.
+    networks: OnceLock<Result<PrivateNetworks, String>>,
+    /// How many steps may ask for one.
+    wanting_networks: usize,
     /// What earlier builds committed is made durable beside the first step that runs.
     settling: Mutex<Option<JoinHandle<()>>>,
     settle_once: Once,
@@ -138,6 +140,11 @@ pub struct RunPlan {
     keys: Vec<FieldedKey>,
 }
 
+/// Whether a process gets a network of its own, if there is one.
+fn wants_network(op: &ExecOp, settings: &ExecSettings) -> bool {
+    exec::effective_network(op, settings.network) == Network::Default
+}
+
 impl Vertices {
     /// The vertices of `build`; announces the needed ones.
     #[must_use]
@@ -156,6 +163,8 @@ impl Vertices {
                 image_tasks.push((Stack::of_image(diff_ids), task));
             }
         }
+        let wants = |id: &&VertexId| matches!(&graph.vertex(**id).op, Op::Exec(op) if wants_network(op, &settings));
+        let wanting_networks = needed.iter().filter(wants).count();
         Self {
             graph,
             store,
@@ -172,7 +181,8 @@ impl Vertices {
             locals: Mutex::default(),
             snapshots: Snapshotter::new(snapshotter),
             stubs: OnceLock::new(),
-            network: OnceLock::new(),
+            networks: OnceLock::new(),
+            wanting_networks,
             settling: Mutex::default(),
             settle_once: Once::new(),
             made,
@@ -253,25 +263,25 @@ impl Vertices {
         Ok(self.stubs.get_or_init(|| StubDirs::new(tmp.to_path_buf())))
     }
 
-    /// The network of the build's own, connected when the first step needs it; none where none can be made, which is said once.
-    fn private_network(&self) -> Result<Option<&PrivateNetwork>, VertexFailure> {
-        let tmp = self.store.tmp_dir().map_err(failure)?;
-        let network = self.network.get_or_init(|| {
-            let Some(pasta) = program::candidates("pasta", self.settings.search_path.as_deref()).next() else {
+    /// The networks of the build's steps, or why there can be none.
+    fn networks(&self) -> Result<&PrivateNetworks, String> {
+        let networks = self.networks.get_or_init(|| {
+            let Some(program) = program::candidates("pasta", self.settings.search_path.as_deref()).next() else {
                 return Err("there is no pasta; install passt for a network of their own".to_owned());
             };
-            let began = Instant::now();
-            let network = PrivateNetwork::start(&pasta, tmp, exec::answers_names(&self.settings));
-            tracing::debug!(took = ?began.elapsed(), "network connected");
-            network
+            let connector = Connector::Pasta { program, answers_names: exec::answers_names(&self.settings) };
+            let tmp = self.store.tmp_dir().map_err(|error| error.to_string())?;
+            Ok(PrivateNetworks::new(connector, tmp.to_path_buf(), self.wanting_networks))
         });
-        match network {
-            Ok(network) => Ok(Some(network)),
-            Err(why) => {
-                self.tasks.note(&format!("steps use the network of this machine: {why}"));
-                Ok(None)
-            }
-        }
+        networks.as_ref().map_err(Clone::clone)
+    }
+
+    /// A network of a step's own; none where none can be made, which is said once.
+    fn private_network(&self) -> Option<NetworkLease> {
+        let began = Instant::now();
+        let network = self.networks().and_then(PrivateNetworks::take);
+        tracing::debug!(took = ?began.elapsed(), "network taken");
+        network.map_err(|why| self.tasks.note(&format!("steps use the network of this machine: {why}"))).ok()
     }
 
     fn task(&self, vertex: VertexId) -> TaskId {
@@ -473,6 +483,11 @@ impl Vertices {
         cancel: &CancellationToken,
     ) -> Result<Run<Self>, VertexFailure> {
         exec::check(op, &self.settings)?;
+        if wants_network(op, &self.settings)
+            && let Ok(networks) = self.networks()
+        {
+            networks.prepare();
+        }
         let root = inputs.first().ok_or_else(|| failure("a process needs a root file system"))?.stack()?.clone();
         let Some(dirs) = self.dirs_unless_cancelled(inputs, cancel).await? else { return Ok(Run::Stopped) };
         let task = self.task(vertex);
@@ -490,8 +505,6 @@ impl Vertices {
                 let Op::Exec(op) = &facts.op else { return Err(failure("internal fault: the vertex is no process")) };
                 let cleared = |name: &str| facts.meta.ignore_cache && lock(&this.cleared).insert(name.to_owned());
                 let stubs = this.stubs()?;
-                let is_default = exec::effective_network(op, this.settings.network) == Network::Default;
-                let private_network = if is_default { this.private_network()? } else { None };
                 let end = Execution {
                     op,
                     inputs: &layers,
@@ -499,7 +512,7 @@ impl Vertices {
                     store: &this.store,
                     snapshots: &this.snapshots,
                     stubs,
-                    private_network,
+                    private_network: &|| this.private_network(),
                     log_path: this.store.logs_dir().join(&log_name),
                     target: Arc::new(TaskLog { tasks: Arc::clone(&this.tasks), task }),
                     clear_cache: &cleared,

@@ -23,7 +23,7 @@ mod user;
 
 pub use control_group::ResourceLimits;
 pub use error::{ExecError, StubError, UserError};
-pub use network::{NAME_SERVER, PrivateNetwork};
+pub use network::{Connector, NAME_SERVER, NetworkLease, PrivateNetworks};
 pub use seccomp::{deny_calls, has_filter};
 pub use supervise::run;
 pub use user::{resolve_owner, resolve_user};
@@ -125,7 +125,7 @@ pub enum NetworkMode {
     Host,
     /// A new one with nothing but a loopback device that is up.
     None,
-    /// This one, of a [`PrivateNetwork`].
+    /// This one, of a [`NetworkLease`].
     Private(OwnedFd),
 }
 
