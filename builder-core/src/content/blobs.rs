@@ -11,6 +11,7 @@ use builder_snapshot::{Hasher, Sha256Digest};
 
 use super::StoreError;
 use super::locks::{self, ProcessDir};
+use super::room::Room;
 use crate::cache::{Db, ObjectKind, Trust};
 
 /// Largest blob that is read into memory as a whole: manifests and configs are limited to 4 MiB by registries, and 8 leaves room.
@@ -23,12 +24,13 @@ pub struct BlobStore {
     tmp: PathBuf,
     process_dir: Arc<OnceLock<ProcessDir>>,
     db: Arc<Db>,
+    room: Arc<Room>,
     next: AtomicU64,
 }
 
 impl BlobStore {
-    pub(super) fn new(dir: PathBuf, tmp: PathBuf, process_dir: Arc<OnceLock<ProcessDir>>, db: Arc<Db>) -> Self {
-        Self { dir, tmp, process_dir, db, next: AtomicU64::new(0) }
+    pub(super) fn new(dir: PathBuf, tmp: PathBuf, process_dir: Arc<OnceLock<ProcessDir>>, db: Arc<Db>, room: Arc<Room>) -> Self {
+        Self { dir, tmp, process_dir, db, room, next: AtomicU64::new(0) }
     }
 
     /// Where blobs lie, each under its digits.
@@ -126,7 +128,7 @@ impl BlobStore {
         let dir = locks::process_dir(&self.process_dir, &self.tmp)?;
         let path = dir.join(format!("blob-{}", self.next.fetch_add(1, Ordering::Relaxed)));
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).map_err(StoreError::io("make", &path))?;
-        Ok(BlobWriter { blobs: self, file, path, hasher: Hasher::new(), size: 0 })
+        Ok(BlobWriter { blobs: self, file, path, hasher: Hasher::new(), size: 0, is_finished: false })
     }
 
     fn recheck(&self, digest: &Sha256Digest) -> Result<bool, StoreError> {
@@ -197,6 +199,7 @@ pub struct BlobWriter<'a> {
     path: PathBuf,
     hasher: Hasher,
     size: u64,
+    is_finished: bool,
 }
 
 impl BlobWriter<'_> {
@@ -204,7 +207,7 @@ impl BlobWriter<'_> {
     ///
     /// # Errors
     /// A digest other than `expected`, and files that cannot be renamed.
-    pub fn finish(self, expected: Option<&Sha256Digest>) -> Result<(Sha256Digest, u64), StoreError> {
+    pub fn finish(mut self, expected: Option<&Sha256Digest>) -> Result<(Sha256Digest, u64), StoreError> {
         let found = self.hasher.clone().finish();
         if let Some(&expected) = expected
             && expected != found
@@ -213,6 +216,7 @@ impl BlobWriter<'_> {
         }
         let path = self.blobs.path(&found);
         fs::rename(&self.path, &path).map_err(StoreError::io("rename a blob to", path))?;
+        self.is_finished = true;
         self.blobs.db.add_object(ObjectKind::Blob, &found)?;
         Ok((found, self.size))
     }
@@ -245,7 +249,12 @@ impl Write for BlobWriter<'_> {
 
 impl Drop for BlobWriter<'_> {
     fn drop(&mut self) {
-        // After `finish` the file has another name and this fails as it should; otherwise what stays is swept with the process's directory.
+        if self.is_finished {
+            return;
+        }
+        // A step may have failed meanwhile for want of the room that is freed here.
+        self.blobs.room.look();
+        // What stays is swept with the process's directory.
         drop(fs::remove_file(&self.path));
     }
 }
@@ -270,6 +279,20 @@ mod tests {
         assert!(matches!(writer.finish(Some(&digest)), Err(StoreError::DigestMismatch { .. })));
         assert!(!blobs.has(&Sha256Digest::of(b"other")));
         assert_eq!(fs::read_dir(store.tmp_dir().expect("tmp")).expect("list").count(), 0);
+    }
+
+    #[test]
+    fn c6_2_a_full_disk_is_seen_before_a_blob_that_did_not_fit_frees_its_room() {
+        let root = tempfile::tempdir().expect("tempdir");
+        let store = Store::open(root.path()).expect("open");
+        // No file system has less room.
+        let room = Arc::new(Room::new("/proc".into()));
+        let blobs =
+            BlobStore::new(store.blobs.dir.clone(), root.path().into(), Arc::clone(&store.process_dir), Arc::clone(&store.db), Arc::clone(&room));
+        blobs.writer().expect("writer").finish(None).expect("fits");
+        assert_eq!(room.times_full(), 0, "it frees nothing");
+        drop(blobs.writer().expect("writer"));
+        assert_eq!(room.times_full(), 1);
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub mod blobs;
 pub mod leases;
 pub mod limits;
 pub mod locks;
+pub(crate) mod room;
 pub mod stack;
 mod verify;
 
@@ -52,6 +53,7 @@ pub use stack::{Stack, StackLayer};
 use crate::cache::{Db, ObjectKind, Trust};
 use crate::oci::DiffId;
 use locks::ProcessDir;
+use room::Room;
 
 /// Directory of this format. Another format gets another name, so that two versions of rbuild never read each other's files.
 const FORMAT: &str = "v1";
@@ -119,15 +121,6 @@ pub enum StoreError {
     },
 }
 
-/// Less room than this is none: what programs write at once does not fit any more.
-const FULL_BYTES: u64 = 256 * 1024;
-
-/// Whether the disk of `path`, or of the directory it is in, has so little room that whoever failed to write there probably failed for that.
-pub(crate) fn is_full(path: &Path) -> bool {
-    let disk = rustix::fs::statvfs(path).or_else(|_| rustix::fs::statvfs(path.parent().unwrap_or(path)));
-    disk.is_ok_and(|disk| disk.f_bavail.saturating_mul(disk.f_frsize) < FULL_BYTES || (disk.f_files > 0 && disk.f_favail == 0))
-}
-
 /// What to do about a store that cannot be written to.
 fn remedy(errno: Option<i32>) -> &'static str {
     use nix::libc::{EACCES, EPERM, EROFS};
@@ -145,7 +138,7 @@ fn database_remedy(error: &rusqlite::Error, path: &Path) -> String {
     match error.sqlite_error_code() {
         // SQLite has words of its own for what the system said.
         Some(ErrorCode::DiskFull) => ": No space left on device".to_owned(),
-        Some(ErrorCode::SystemIoFailure) if is_full(path) => ": No space left on device".to_owned(),
+        Some(ErrorCode::SystemIoFailure) if room::is_full(path) => ": No space left on device".to_owned(),
         Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => remedy(Some(EACCES)).to_owned(),
         Some(rusqlite::ErrorCode::NotADatabase | rusqlite::ErrorCode::DatabaseCorrupt) => {
             format!("; remove {} and build again: steps run once more, nothing else is lost", path.display())
@@ -173,6 +166,7 @@ pub struct Store {
     blobs: BlobStore,
     locks: KeyLocks,
     leases: Leases,
+    room: Arc<Room>,
     process_dir: Arc<OnceLock<ProcessDir>>,
     /// Directories of layers that were found and can be trusted.
     present: Mutex<HashMap<LayerId, PathBuf>>,
@@ -220,14 +214,16 @@ impl Store {
         locks::sweep(&tmp, &leases)?;
         let db = Arc::new(Db::new(dir("db")));
         let process_dir = Arc::new(OnceLock::new());
+        let room = Arc::new(Room::new(base.clone()));
         Ok(Self {
             layers: dir("layers"),
             logs: dir("logs"),
             mounts: dir("mounts"),
             contexts: dir("contexts"),
-            blobs: BlobStore::new(dir("blobs/sha256"), tmp, Arc::clone(&process_dir), Arc::clone(&db)),
+            blobs: BlobStore::new(dir("blobs/sha256"), tmp, Arc::clone(&process_dir), Arc::clone(&db), Arc::clone(&room)),
             locks: KeyLocks::new(dir("locks").join("keys")),
             leases,
+            room,
             db,
             process_dir,
             base,
@@ -315,6 +311,11 @@ impl Store {
     #[must_use]
     pub fn leases(&self) -> &Leases {
         &self.leases
+    }
+
+    /// The room on its disk.
+    pub(crate) fn room(&self) -> &Arc<Room> {
+        &self.room
     }
 
     /// From now on what this process leaves in its own directory may have links to files of layers: it is removed when no step could notice.

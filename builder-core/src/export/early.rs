@@ -1,12 +1,14 @@
 //! Packing beside the build: a layer of which an output will need a blob, or a name, is packed as soon as its step is done, while later steps
 //! run (DESIGN §6). What the export finds made it need not make.
 //!
-//! One layer at a time, so that steps keep most of the machine. Nothing depends on it: a failure is met again by the export, which says it. Builds
-//! that lend secrets go without, for the export reads every layer to search it anyway.
+//! One layer at a time, so that steps keep most of the machine; and where room on the disk is scarce it is left to the steps, and the export packs when
+//! they have ended and have removed what they needed for a while. Nothing depends on it: a failure is met again by the export, which says it.
+//! Builds that lend secrets go without, for the export reads every layer to search it anyway.
 
 use std::collections::HashSet;
 use std::sync::Arc;
 
+use builder_snapshot::StopSignal;
 use builder_snapshot::layer::TimePolicy;
 use builder_snapshot::toc::LayerId;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{ExportRequest, default_times, time_policy};
 use crate::content::Store;
+use crate::content::room::Room;
 use crate::graph::{Graph, Op, VertexId};
 use crate::layer;
 use crate::request::{Compression, OutputKind};
@@ -80,7 +83,9 @@ impl Early {
             for &(times, compression) in &self.forms {
                 let store = Arc::clone(&self.store);
                 let packed = self.threads.run(move |stop| match compression {
-                    Some(compression) => layer::layer_blob(&store, layer, times, compression, layer::threads(), None, &stop),
+                    Some(compression) => {
+                        layer::layer_blob(&store, layer, times, compression, layer::threads(), None, &or_when_room_is_scarce(stop, store.room()))
+                    }
                     None => layer::layer_name(&store, layer, times, None, &stop),
                 });
                 if let Ok(Err(error)) = packed.await {
@@ -92,6 +97,12 @@ impl Early {
             }
         }
     }
+}
+
+/// A signal that also leaves the room on the disk to steps.
+fn or_when_room_is_scarce(stop: StopSignal, room: &Arc<Room>) -> StopSignal {
+    let room = Arc::clone(room);
+    StopSignal::new(move || stop.is_set() || room.is_scarce())
 }
 
 /// The forms in which the outputs of a request will want the layers that are made, each once.
@@ -157,6 +168,13 @@ mod tests {
         let top = graph.add(Op::Merge, vec![on_base, linked], VertexMeta::default());
         let found = layers_of(&graph.finish(), &[top]);
         assert_eq!(found, HashSet::from([top, on_base, bottom, linked]));
+    }
+
+    #[test]
+    fn packing_leaves_scarce_room_to_steps() {
+        // No file system has less room.
+        let room = Arc::new(Room::new("/proc".into()));
+        assert!(or_when_room_is_scarce(StopSignal::default(), &room).is_set());
     }
 
     #[test]

@@ -32,7 +32,7 @@ use super::emulator::{self, Emulation};
 use super::host_ca;
 use super::log::{LogEnd, LogTarget, Masker, StepLog};
 use super::ssh::AgentProxy;
-use crate::content::{Store, is_full};
+use crate::content::Store;
 use crate::error::StepError;
 use crate::graph::{ExecOp, Mount, MountKind, Network, Security};
 use crate::request::Entitlement;
@@ -323,9 +323,12 @@ impl Execution<'_> {
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf,
         };
+        let room = self.store.room();
+        let times_full = room.times_full();
         let end = exec::run(spec, log, Some(cancel)).map_err(|e| self.exec_failed(&e, &emulation, masker));
-        // Looked at before anything that the step wrote goes: a full disk may be why it failed.
-        let was_full = !matches!(end, Ok(ExitReport::Exited(0))) && is_full(snapshot.upper());
+        // Before anything that the step wrote goes: a full disk may be why it failed, or another step.
+        room.look();
+        let was_full = room.times_full() > times_full || log.met_full_disk();
         let ended_by_itself = matches!(end, Ok(ExitReport::Exited(_)));
         if ended_by_itself {
             held.caches.publish(self.target.as_ref());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use builder_snapshot::exec::{OutputSink, OutputStream};
 
+use crate::content::room::says_full;
 use crate::tripwire;
 
 /// What stands where a secret stood.
@@ -51,6 +52,12 @@ impl StepLog {
     #[must_use]
     pub fn new(target: Arc<dyn LogTarget>, path: PathBuf, masker: Masker) -> Self {
         Self { target, maskers: [masker.clone(), masker], path, file: None, failed: None, tail: Vec::new() }
+    }
+
+    /// Whether the disk had no room for some of it.
+    #[must_use]
+    pub fn met_full_disk(&self) -> bool {
+        self.failed.as_ref().is_some_and(says_full)
     }
 
     /// Ends the log.
