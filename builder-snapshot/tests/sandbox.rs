@@ -157,9 +157,12 @@ fn e1_2_capabilities_and_no_new_privs_are_dockers() {
 }
 
 #[test]
-fn e1_2_the_filter_refuses_and_the_default_device_mode_lets_nodes_be_made_but_not_opened() {
+fn e1_2_the_filter_refuses_and_nodes_can_be_made_of_which_few_can_be_opened() {
     let root = Root::new();
-    root.sh("! mount -t tmpfs none /mnt && mknod /tmp/null c 1 3 && ! cat /tmp/null && mknod /dev/null2 c 1 3 && ! cat /dev/null2");
+    root.sh(
+        "! mount -t tmpfs none /mnt && mknod /tmp/null c 1 3 && cat /tmp/null && echo x > /tmp/null && mknod /dev/null2 c 1 3 && ! cat /dev/null2",
+    );
+    root.sh("mknod /tmp/loop b 7 0 && ! cat /tmp/loop && mknod /tmp/kmsg c 1 11 && ! cat /tmp/kmsg && mknod /tmp/tun c 10 200 && ! cat /tmp/tun");
     assert_eq!(root.sh("cat /dev/null; head -c 3 /dev/zero | wc -c; echo x > /dev/full 2>&1 || echo full"), "3\nfull\n");
 }
 

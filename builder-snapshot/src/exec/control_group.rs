@@ -1,19 +1,20 @@
-//! Limits of memory and processors: a control group of its own for a process that is given some, and none for any other.
+//! Limits of memory and processors, and of devices: a control group of its own for a process.
 //!
 //! Both versions of the kernel's control groups are used, each controller where this machine has it. What cannot be limited is said in a warning: a
-//! build that was limited elsewhere is better built without limits here than not at all.
+//! build that was limited elsewhere is better built without limits here than not at all. Where devices cannot be limited, no mount of the process has any.
 //!
 //! # Invariants
-//! - Without limits nothing here is called, nothing of `/sys/fs/cgroup` is read.
+//! - In a user namespace, and without limits, nothing here is called, nothing of `/sys/fs/cgroup` is read: there no device node can be made, nor opened.
 //! - A group is locked (`flock` on its directory) while its owner lives, whatever the owner's process id is and in whichever namespace: groups of builders that
 //!   were killed are removed by whoever makes the next one beside them.
 //! - No group that anybody else made is changed, but for turning controllers on for the groups below it where that is all that is missing.
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use rustix::fs::{Access, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::error::ExecError;
+use crate::sys::device_filter;
 
 /// What a process and everything it starts may use together. Nothing is limited by default.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -69,6 +71,7 @@ enum Controller {
     Memory,
     Cpu,
     Cpuset,
+    Devices,
 }
 
 impl Controller {
@@ -77,6 +80,7 @@ impl Controller {
             Self::Memory => "memory",
             Self::Cpu => "cpu",
             Self::Cpuset => "cpuset",
+            Self::Devices => "devices",
         }
     }
 
@@ -86,6 +90,7 @@ impl Controller {
             Self::Memory => "memory",
             Self::Cpu => "processor time",
             Self::Cpuset => "the choice of processors",
+            Self::Devices => "devices",
         }
     }
 }
@@ -108,36 +113,99 @@ pub(super) struct ControlGroup {
     kills: Option<PathBuf>,
     /// The limit of memory in force.
     pub(super) memory_bytes: Option<u64>,
+    /// Whether the group's processes can open the devices of [`ALLOWED_DEVICES`] only, whatever nodes they make.
+    pub(super) rules_devices: bool,
 }
 
 #[derive(Debug)]
 struct Directory {
     path: PathBuf,
+    version: Version,
     /// Says that the owner lives.
-    _lock: OwnedFd,
+    lock: OwnedFd,
 }
 
+/// What every container may open: null, zero, full, random, urandom; tty, ptmx; terminals of /dev/pts. Character devices by major and minor number, none for all.
+const ALLOWED_DEVICES: [(u32, Option<u32>); 8] =
+    [(1, Some(3)), (1, Some(5)), (1, Some(7)), (1, Some(8)), (1, Some(9)), (5, Some(0)), (5, Some(2)), (136, None)];
+
 impl ControlGroup {
-    /// A group with `limits`; none if this machine lets nothing be limited. Says in `warnings` what is not.
+    /// A group with `limits`, and with a rule about devices if `for_devices`; none if this machine lets nothing be limited. Says in `warnings` what is not.
     ///
     /// # Errors
     /// A limit that makes no sense to the kernel.
-    pub(super) fn make(limits: &ResourceLimits, warnings: &mut Vec<String>) -> Result<Option<Self>, ExecError> {
+    pub(super) fn make(limits: &ResourceLimits, for_devices: bool, warnings: &mut Vec<String>) -> Result<Option<Self>, ExecError> {
+        if limits.is_empty() && !for_devices {
+            return Ok(None);
+        }
         let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
         let machine = Machine { groups: read(OWN_GROUPS), mounts: read(OWN_MOUNTS) };
-        let mut group = Self { directories: Vec::new(), kills: None, memory_bytes: None };
+        let mut group = Self { directories: Vec::new(), kills: None, memory_bytes: None, rules_devices: false };
+        if !limits.is_empty() {
+            group.limit(&machine, limits, warnings)?;
+        }
+        if for_devices {
+            match group.rule_devices(&machine) {
+                Ok(()) => group.rules_devices = true,
+                Err(error) => warnings.push(format!(
+                    "device nodes that steps make cannot be opened, not even a second /dev/null: there is no control group to say which ones can ({error}); \
+                     mount cgroup2 on /sys/fs/cgroup, writable, if steps need them"
+                )),
+            }
+        }
+        Ok((!group.directories.is_empty()).then_some(group))
+    }
+
+    /// Under version 2 by a program in the kernel, which asks for no controller; else by version 1's controller.
+    fn rule_devices(&mut self, machine: &Machine) -> io::Result<()> {
+        let newer = self.rule_devices_by_program(machine);
+        let Err(error) = newer else { return Ok(()) };
+        let parent = machine.version_one(Controller::Devices).ok_or(error)?;
+        let path = self.directory_in(&parent, Version::One)?;
+        write(&path.join("devices.deny"), "a")?;
+        // Nodes of any kind can be made.
+        let allowed = ALLOWED_DEVICES.map(|(major, minor)| format!("c {major}:{} rwm", minor.map_or("*".to_owned(), |minor| minor.to_string())));
+        ["c *:* m".to_owned(), "b *:* m".to_owned()].iter().chain(&allowed).try_for_each(|rule| write(&path.join("devices.allow"), rule))
+    }
+
+    fn rule_devices_by_program(&mut self, machine: &Machine) -> io::Result<()> {
+        static PROGRAM: OnceLock<Result<OwnedFd, String>> = OnceLock::new();
+        let program = PROGRAM.get_or_init(|| device_filter::load(&ALLOWED_DEVICES).map_err(|error| format!("the kernel takes no program: {error}")));
+        let program = program.as_ref().map_err(|why| io::Error::other(why.clone()))?;
+        let there = |group: &Self| group.directories.iter().position(|directory| directory.version == Version::Two);
+        let had_one = there(self).is_some();
+        if !had_one {
+            let parents = machine.version_two();
+            let parent = parents.first().ok_or_else(|| io::Error::other("no control group of version 2 can be seen"))?;
+            self.directory_in(parent, Version::Two)?;
+        }
+        let index = there(self).ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+        let ruled = rule_by(program, &self.directories[index]);
+        if ruled.is_err() && !had_one {
+            // Whoever comes next sweeps, if it stays.
+            let _ = fs::remove_dir(self.directories.remove(index).path);
+        }
+        ruled
+    }
+
+    /// The directory that a child can be born in, so that nothing has to be moved: under version 2.
+    pub(super) fn birthplace(&self) -> Option<BorrowedFd<'_>> {
+        self.directories.iter().find(|directory| directory.version == Version::Two).map(|directory| directory.lock.as_fd())
+    }
+
+    fn limit(&mut self, machine: &Machine, limits: &ResourceLimits, warnings: &mut Vec<String>) -> Result<(), ExecError> {
         let mut for_version_two = Vec::new();
         for controller in wanted(limits) {
             match machine.version_one(controller) {
                 Some(parent) => {
-                    let made = group.directory_in(&parent).and_then(|path| {
+                    let made = self.directory_in(&parent, Version::One).and_then(|path| {
                         if controller == Controller::Cpuset {
                             inherit_cpuset(&parent, &path)?;
                         }
                         Ok(path)
                     });
                     match made {
-                        Ok(path) => group.set(&path, controller, Version::One, limits)?,
+                        Ok(path) => self.set(&path, controller, Version::One, limits)?,
                         Err(error) => warnings.push(refused(controller, &parent, &error)),
                     }
                 }
@@ -145,9 +213,9 @@ impl ControlGroup {
             }
         }
         if !for_version_two.is_empty() {
-            group.version_two(&machine, &for_version_two, limits, warnings)?;
+            self.version_two(machine, &for_version_two, limits, warnings)?;
         }
-        Ok((!group.directories.is_empty()).then_some(group))
+        Ok(())
     }
 
     fn version_two(
@@ -201,11 +269,11 @@ impl ControlGroup {
             }
             write(&parent.join("cgroup.subtree_control"), &off.join(" "))?;
         }
-        self.directory_in(parent)
+        self.directory_in(parent, Version::Two)
     }
 
     /// A directory of this group's in `parent`: the one that is there already, else a new one.
-    fn directory_in(&mut self, parent: &Path) -> io::Result<PathBuf> {
+    fn directory_in(&mut self, parent: &Path, version: Version) -> io::Result<PathBuf> {
         if let Some(there) = self.directories.iter().find(|directory| directory.path.parent() == Some(parent)) {
             return Ok(there.path.clone());
         }
@@ -220,7 +288,7 @@ impl ControlGroup {
             }
             // Somebody who sweeps may have taken it for abandoned before it was locked.
             let Some(lock) = lock(&path).filter(|_| path.is_dir()) else { continue };
-            self.directories.push(Directory { path: path.clone(), _lock: lock });
+            self.directories.push(Directory { path: path.clone(), version, lock });
             return Ok(path);
         }
     }
@@ -245,14 +313,15 @@ impl ControlGroup {
         Ok(())
     }
 
-    /// Descriptors through which a process that writes `0` joins.
+    /// Descriptors through which a process that writes `0` joins, that of [`ControlGroup::birthplace`] first.
     pub(super) fn doors(&self) -> Result<Vec<OwnedFd>, ExecError> {
         let open = |directory: &Directory| {
             let path = directory.path.join("cgroup.procs");
             rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())
                 .map_err(|errno| ExecError::refused(format!("open {}", path.display()), errno, ""))
         };
-        self.directories.iter().map(open).collect()
+        let of = |version: Version| self.directories.iter().filter(move |directory| directory.version == version);
+        of(Version::Two).chain(of(Version::One)).map(open).collect()
     }
 
     /// How many processes were killed for lack of memory within the limit.
@@ -274,6 +343,15 @@ impl Drop for ControlGroup {
             }
         }
     }
+}
+
+fn rule_by(program: &OwnedFd, directory: &Directory) -> io::Result<()> {
+    // Below a group whose threads are spread over groups no process can be put into one.
+    let kind = fs::read_to_string(directory.path.join("cgroup.type"))?;
+    if kind.trim() != "domain" {
+        return Err(io::Error::other(format!("{} is of type {:?}", directory.path.display(), kind.trim())));
+    }
+    device_filter::attach(program, directory.lock.as_fd())
 }
 
 /// Removes groups of builders that ended without doing so. Those of living ones are locked.
@@ -361,6 +439,7 @@ fn settings(controller: Controller, version: Version, limits: &ResourceLimits) -
             add("cpuset.cpus", limits.cpuset_cpus.clone());
             add("cpuset.mems", limits.cpuset_mems.clone());
         }
+        (Controller::Devices, _) => {}
     }
     settings
 }

@@ -5,8 +5,8 @@
 //!
 //! # Decisions
 //!
-//! - Devices: every mount is `nodev` but the few nodes of /dev, which are bound over themselves. A process with CAP_MKNOD can make nodes and cannot open
-//!   them; no device control group is needed, and there is nothing to clean up. (Docker allows opening *some* made nodes, such as a second null.)
+//! - Devices: a rule of the process's control group says which can be opened, whatever nodes it makes. Where no such rule can be had, and in a user namespace, every
+//!   mount is `nodev` but the few nodes of /dev, which are bound over themselves.
 //! - The kernel's control groups are shown read-only: the hierarchy of the process's own group where there is only version 2, else what the machine has.
 
 use std::ffi::{CStr, CString, OsStr, OsString};
@@ -113,14 +113,13 @@ impl SandboxPlan {
             return Err(ExecError::Invalid { what: "host name", value, reason: "it must have 1 to 64 bytes" });
         }
 
-        if !insecure {
-            child::set_attributes(&spec.root, libc::MOUNT_ATTR_NODEV, 0).map_err(sandbox("take devices from the root file system"))?;
-        }
         let mut steps = vec![Step::CloseOthers { keep: Vec::new() }];
-        let group = if spec.resources.is_empty() { None } else { ControlGroup::make(&spec.resources, &mut warnings)? };
+        let group = ControlGroup::make(&spec.resources, !insecure && IdMap::current().is_initial, &mut warnings)?;
         if let Some(group) = &group {
-            steps.push(Step::JoinGroups { doors: group.doors()? });
+            steps.push(Step::JoinGroups { doors: group.doors()?, born_inside: false });
         }
+        let nodev = if insecure || group.as_ref().is_some_and(|group| group.rules_devices) { 0 } else { libc::MOUNT_ATTR_NODEV };
+        child::set_attributes(&spec.root, nodev, 0).map_err(sandbox("take devices from the root file system"))?;
         let new_network = matches!(spec.network, NetworkMode::None);
         let sees_own_network = !matches!(spec.network, NetworkMode::Host);
         if let NetworkMode::Private(namespace) = spec.network {
@@ -128,7 +127,8 @@ impl SandboxPlan {
         }
         steps.push(Step::PrivateMounts);
         kernel_mounts(&mut steps, spec.root, insecure)?;
-        mounts(&mut steps, spec.mounts, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, sees_own_network)?;
+        let attachments = attachments(spec.mounts, nodev)?;
+        mounts(&mut steps, attachments, &spec.hosts, &spec.resolv_conf, spec.shm_size_bytes, insecure, sees_own_network)?;
         steps.push(Step::Hostname { name: hostname });
         if new_network {
             steps.push(Step::Loopback);
@@ -295,7 +295,7 @@ fn kernel_mounts(steps: &mut Vec<Step>, root: OwnedFd, insecure: bool) -> Result
 
 fn mounts(
     steps: &mut Vec<Step>,
-    own: Vec<SandboxMount>,
+    own: Vec<Attachment>,
     hosts: &[u8],
     resolv_conf: &[u8],
     shm_size: u64,
@@ -323,7 +323,8 @@ fn mounts(
     }
 
     let kit = kit(hosts, resolv_conf)?;
-    let mut attachments = attachments(own, &kit)?;
+    let mut attachments = own_files(&kit)?;
+    attachments.extend(own);
     // Parents first; of equal targets the sandbox's own before the step's, which then covers it.
     attachments.sort_by(|a, b| a.target.cmp(&b.target));
     // The index of the first attachment: after the steps below, whose number is known once they are all listed.
@@ -464,8 +465,9 @@ enum Part {
     Staged(&'static CStr),
 }
 
-fn attachments(own: Vec<SandboxMount>, kit: &OwnedFd) -> Result<Vec<Attachment>, ExecError> {
-    let mut attachments = Vec::with_capacity(own.len() + 2);
+/// Files of the sandbox's own.
+fn own_files(kit: &OwnedFd) -> Result<Vec<Attachment>, ExecError> {
+    let mut attachments = Vec::new();
     for (target, name) in [("etc/hosts", c"hosts"), ("etc/resolv.conf", c"resolv.conf")] {
         attachments.push(Attachment {
             target: TreePath::new(target).expect("a clean constant"),
@@ -476,12 +478,18 @@ fn attachments(own: Vec<SandboxMount>, kit: &OwnedFd) -> Result<Vec<Attachment>,
             missing: Missing::MakeFileIfWritable,
         });
     }
+    Ok(attachments)
+}
+
+/// What the step mounts, without devices if `nodev` is that flag.
+fn attachments(own: Vec<SandboxMount>, nodev: u64) -> Result<Vec<Attachment>, ExecError> {
+    let mut attachments = Vec::with_capacity(own.len());
     for SandboxMount { target, source, read_only } in own {
         if target.is_root() {
             return Err(ExecError::Invalid { what: "mount target", value: target.display(), reason: "nothing can be mounted over the root" });
         }
         let attachment = source_of(source, target)?;
-        let mut attributes = libc::MOUNT_ATTR_NODEV;
+        let mut attributes = nodev;
         if read_only && attachment.part.is_none() {
             attributes |= libc::MOUNT_ATTR_RDONLY;
         }

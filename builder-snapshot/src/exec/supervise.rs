@@ -6,6 +6,7 @@ use std::time::Instant;
 use rustix::io::Errno;
 use rustix::process::WaitIdStatus;
 
+use super::control_group::ControlGroup;
 use super::error::ExecError;
 use super::plan::SandboxPlan;
 use super::{Cancel, ExitReport, OutputSink, OutputStream, ProcessSpec};
@@ -29,7 +30,7 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
         output.warning(warning);
     }
     let out_of_memory_before = out_of_memory_kills();
-    let mut child = process::spawn(&mut plan.steps, plan.new_network)
+    let mut child = process::spawn(&mut plan.steps, plan.new_network, plan.group.as_ref().and_then(ControlGroup::birthplace))
         .map_err(|source| ExecError::refused("start a process in namespaces of its own".to_owned(), source, ""))?;
     let lost = |source| ExecError::refused("watch the process".to_owned(), source, "");
     // A time beyond the clock's end is none.

@@ -76,8 +76,9 @@ pub(crate) struct DeviceNode {
 pub(crate) enum Step {
     /// Closes what the child does not need. First of all: a copy of a descriptor that another thread has open for writing keeps the file from being run.
     CloseOthers { keep: Vec<RawFd> },
-    /// Joins control groups by writing to their lists of processes, and makes them the root of what the child sees of groups.
-    JoinGroups { doors: Vec<OwnedFd> },
+    /// Joins control groups by writing to their lists of processes, but for the first one if the child was made in it; and makes them the root of what the
+    /// child sees of groups.
+    JoinGroups { doors: Vec<OwnedFd>, born_inside: bool },
     /// Enters a network namespace.
     EnterNetwork { namespace: OwnedFd },
     /// Stops mounts from spreading to the caller's namespace.
@@ -235,7 +236,7 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
     }
     match &steps[index] {
         Step::CloseOthers { keep } => close_others(keep),
-        Step::JoinGroups { doors } => join_groups(doors),
+        Step::JoinGroups { doors, born_inside } => join_groups(&doors[usize::from(*born_inside).min(doors.len())..]),
         Step::EnterNetwork { namespace } => enter_network(namespace),
         Step::PrivateMounts => Ok(mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?),
         Step::EnterRoot { mount } => enter_root(mount),
@@ -270,7 +271,7 @@ pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
     for step in steps {
         match step {
             Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
-            Step::JoinGroups { doors } => keep.extend(doors.iter().map(AsRawFd::as_raw_fd)),
+            Step::JoinGroups { doors, .. } => keep.extend(doors.iter().map(AsRawFd::as_raw_fd)),
             Step::EnterNetwork { namespace } => keep.push(namespace.as_raw_fd()),
             Step::FillDev { devices } => keep.extend(devices.iter().filter_map(|device| Some(device.existing.as_ref()?.as_raw_fd()))),
             Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),

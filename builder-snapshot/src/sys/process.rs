@@ -2,7 +2,7 @@
 #![expect(unsafe_code, reason = "clone3 is in neither rustix nor nix")]
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -14,6 +14,9 @@ use super::child::{self, Failure, REPORT_BYTES, SIGNAL_SET_BYTES, Step};
 /// Namespaces that every sandbox has of its own, besides that of control groups.
 const NAMESPACES: libc::c_int = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS;
 
+/// libc's constant has too few bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
 /// A cloned child. Dropping it kills it, all its descendants, and waits for their end.
 #[derive(Debug)]
 pub(crate) struct Child {
@@ -22,8 +25,9 @@ pub(crate) struct Child {
     reaped: bool,
 }
 
-/// Clones a child that walks `steps`. It is tied to the calling thread: it dies when that thread ends.
-pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> {
+/// Clones a child that walks `steps`, in the control group `birthplace` where the kernel does that: moving a process takes some 15 ms now and then. The child is tied
+/// to the calling thread: it dies when that thread ends.
+pub(crate) fn spawn(steps: &mut [Step], own_network: bool, birthplace: Option<BorrowedFd<'_>>) -> io::Result<Child> {
     let (report, report_write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)?;
     // The child's copy must not be one of the three descriptors that its streams are put on.
     let report_write = above_streams(report_write)?;
@@ -40,6 +44,11 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     arguments.flags = (NAMESPACES | groups | network | libc::CLONE_PIDFD) as u64;
     arguments.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
     arguments.exit_signal = libc::SIGCHLD as u64;
+    if let Some(group) = birthplace {
+        arguments.flags |= CLONE_INTO_CGROUP;
+        arguments.cgroup = u64::from(group.as_raw_fd().unsigned_abs());
+        set_born_inside(steps, true);
+    }
 
     // A handler of the caller's that ran in the child would run beside none of the caller's threads. The child unblocks before its exec.
     let blocked = block_signals()?;
@@ -48,6 +57,7 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     let mut error = io::Error::last_os_error();
     if result < 0 && matches!(error.raw_os_error(), Some(libc::ENOSYS | libc::EPERM)) {
         // Filters that look at the flags of clone cannot look at those of clone3, which are in memory, and refuse it whole.
+        set_born_inside(steps, false);
         // SAFETY: as above; the third argument is where the descriptor goes, no stack and no other pointer is used.
         result = unsafe { clone(NAMESPACES | network | libc::CLONE_PIDFD | libc::SIGCHLD, &mut pidfd) };
         error = io::Error::last_os_error();
@@ -64,6 +74,15 @@ pub(crate) fn spawn(steps: &mut [Step], own_network: bool) -> io::Result<Child> 
     Ok(Child { pidfd, report, reaped: false })
 }
 
+/// Tells the child where it was made.
+fn set_born_inside(steps: &mut [Step], is_inside: bool) {
+    for step in steps {
+        if let Step::JoinGroups { born_inside, .. } = step {
+            *born_inside = is_inside;
+        }
+    }
+}
+
 /// The older call of the same purpose. It returns twice.
 ///
 /// # Safety
@@ -76,7 +95,6 @@ unsafe fn clone(flags: libc::c_int, pidfd: &mut RawFd) -> libc::c_long {
 
 /// The same descriptor under a number above 2.
 pub(crate) fn above_streams(fd: OwnedFd) -> io::Result<OwnedFd> {
-    use std::os::fd::AsRawFd;
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
     }
