@@ -62,6 +62,16 @@ Formats:
 
 A Dockerfile that cannot be parsed gives status 1.";
 
+const CONVERT_STATUS: &str = "\
+Included files are put in their places, ${NAME} in --from and in from= of mounts
+becomes what it stands for, RUN --timeout and --retry are left out (with a
+warning). Everything else stays as it is written. Built with the same arguments
+and target, the result gives the same image.
+
+Exit status:
+  0    converted
+  1    the Dockerfile or the flags are wrong";
+
 const DOCTOR_STATUS: &str = "\
 Exit status:
   0    every build can run
@@ -100,6 +110,9 @@ pub(crate) enum Command {
     /// Build an image from a Dockerfile and a context
     #[command(visible_alias = "b", after_help = EXAMPLES, args_override_self = true)]
     Build(Box<BuildArgs>),
+    /// Print the plain Dockerfile that builds the same image, without anything that only rbuild understands
+    #[command(after_help = CONVERT_STATUS, args_override_self = true)]
+    Convert(ConvertArgs),
     /// Tell what this machine lets builds do, and what to do about the rest
     #[command(after_help = DOCTOR_STATUS)]
     Doctor(DoctorArgs),
@@ -112,6 +125,56 @@ pub(crate) enum Command {
         #[arg(value_enum, value_name = "FILTER")]
         filter: DebugFilter,
     },
+}
+
+/// Flags of `convert`, spelt and meant as those of `build`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ConvertArgs {
+    /// Where the Dockerfile and what it includes are, as for a build
+    #[arg(value_name = "CONTEXT", default_value = ".")]
+    pub(crate) context: OsString,
+    /// The Dockerfile; `-` reads it from standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub(crate) file: Option<OsString>,
+    /// The stage that will be built [default: the last]; in stages that it does not need, what cannot be converted is only a warning
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Platforms that will be built for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Vec<String>,
+    /// Value of an ARG; it decides which stage or image ${NAME} is
+    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    pub(crate) build_arg: Vec<String>,
+    /// Write to a file in place of standard output
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) output: Option<OsString>,
+}
+
+impl ConvertArgs {
+    /// The build that is to be converted.
+    pub(crate) fn build(&self) -> BuildArgs {
+        BuildArgs {
+            context: Some(self.context.clone()),
+            file: self.file.clone(),
+            target: self.target.clone(),
+            platform: self.platform.clone(),
+            build_arg: self.build_arg.clone(),
+            convert: self.output.clone().map_or(Convert::ToStdout, Convert::ToFile),
+            ..BuildArgs::default()
+        }
+    }
+}
+
+/// Whether the Dockerfile is only converted, and to where.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) enum Convert {
+    /// It is not.
+    #[default]
+    No,
+    /// To standard output.
+    ToStdout,
+    /// To a file.
+    ToFile(OsString),
 }
 
 /// Flags of `doctor`.
@@ -289,6 +352,10 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "NAME", help_heading = COMPATIBLE)]
     pub(crate) builder: Option<String>,
 
+    /// Set by the command `convert` alone.
+    #[arg(skip)]
+    pub(crate) convert: Convert,
+
     /// Flags of older builders that mean nothing here.
     #[command(flatten)]
     pub(crate) legacy: LegacyArgs,
@@ -333,7 +400,7 @@ pub(crate) struct LegacyArgs {
 const DOCKER_PREFIXES: [&str; 3] = ["buildx", "image", "builder"];
 
 /// Names of commands; anything else in their place is the first word of `build`.
-const COMMANDS: [&str; 6] = ["build", "b", "version", "doctor", "debug", "help"];
+const COMMANDS: [&str; 7] = ["build", "b", "convert", "version", "doctor", "debug", "help"];
 
 /// Global flags that take a value as a word of its own.
 const GLOBAL_WITH_VALUE: [&str; 2] = ["--root", "--config"];

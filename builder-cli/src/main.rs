@@ -83,6 +83,8 @@ fn run() -> ExitCode {
         Command::Build(build) => {
             commands::enter_user_namespace(&environment).and_then(|entered| commands::build::run(&line.global, build, &environment, entered))
         }
+        Command::Convert(convert) => commands::enter_user_namespace(&environment)
+            .and_then(|entered| commands::build::run(&line.global, &convert.build(), &environment, entered)),
         Command::Doctor(args) => commands::doctor::run(&line.global, args, &environment),
         Command::Debug { filter } => commands::debug::run(*filter, &environment),
         Command::Version => {

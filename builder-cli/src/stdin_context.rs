@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use builder_core::content::{Limits, Store};
 use builder_core::request::LocalContext;
 use builder_core::run::file::open_archive;
-use builder_frontend::compile::DockerfileSource;
+use builder_frontend::compile::{DockerfileSource, IncludeRoot};
 use builder_snapshot::TreePath;
 use builder_snapshot::layer::extract;
 use builder_snapshot::root::RootDir;
@@ -30,7 +30,9 @@ pub(crate) fn bring(plan: &mut BuildPlan, store: &Store) -> Result<Option<Active
     let unpacked = unpack(archive, store.tmp_dir()?, store.limits()).context("the context on standard input")?;
     let directory = unpacked.upper();
     if let DockerfileSource::InContext { path } = &plan.options.dockerfile {
-        plan.options.dockerfile = dockerfile(directory, path)?;
+        let (dockerfile, found) = dockerfile(directory, path)?;
+        plan.options.dockerfile = dockerfile;
+        plan.options.includes = IncludeRoot::Context { dockerfile: found };
     }
     plan.contexts.insert("context".into(), LocalContext::new(directory));
     Ok(Some(unpacked))
@@ -52,8 +54,8 @@ fn read_text(file: File, name: &str) -> Result<String> {
     Ok(text)
 }
 
-/// The Dockerfile of a context that was brought. It is opened beneath the directory: a link in it can't point at the user's files.
-fn dockerfile(directory: &Path, path: &str) -> Result<DockerfileSource> {
+/// The Dockerfile of a context that was brought, and its path. It is opened beneath the directory: a link in it can't point at the user's files.
+fn dockerfile(directory: &Path, path: &str) -> Result<(DockerfileSource, String)> {
     let root = RootDir::open(directory)?;
     let lower = Path::new(path).file_name().filter(|name| *name == "Dockerfile").map(|_| Path::new(path).with_file_name("dockerfile"));
     for name in [PathBuf::from(path)].into_iter().chain(lower) {
@@ -61,8 +63,9 @@ fn dockerfile(directory: &Path, path: &str) -> Result<DockerfileSource> {
             Ok(file) => {
                 let file = File::from(file);
                 ensure!(file.metadata()?.is_file(), "failed to read dockerfile: {} is no file", name.display());
-                let text = read_text(file, &name.display().to_string())?;
-                return Ok(DockerfileSource::Text { name: name.display().to_string(), text });
+                let name = name.display().to_string();
+                let text = read_text(file, &name)?;
+                return Ok((DockerfileSource::Text { name: name.clone(), text }, name));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read dockerfile {}", name.display())),
@@ -83,7 +86,7 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "secret").expect("file");
         std::fs::write(inside.join("dockerfile"), "FROM scratch").expect("file");
         std::os::unix::fs::symlink("../secret", inside.join("link")).expect("link");
-        assert!(matches!(dockerfile(&inside, "Dockerfile").expect("lower case"), DockerfileSource::Text { text, .. } if text == "FROM scratch"));
+        assert!(matches!(dockerfile(&inside, "Dockerfile").expect("lower case").0, DockerfileSource::Text { text, .. } if text == "FROM scratch"));
         for bad in ["link", "missing", "../secret"] {
             assert!(dockerfile(&inside, bad).is_err(), "{bad}");
         }

@@ -9,12 +9,10 @@
 //! - When [`Builder::build`] returns, every process and task of the build has ended, whatever the outcome.
 
 use std::ffi::OsString;
-use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use builder_snapshot::TreePath;
 /// What processes run on.
 pub use builder_snapshot::snapshot::SnapshotterKind;
 use builder_snapshot::user_namespace::Isolation;
@@ -31,21 +29,18 @@ use crate::frontend::{Answer, Compilation, Compiled, MAX_ROUNDS, Need, Resolved,
 use crate::graph::{Graph, Op, SourceOp, VertexId};
 use crate::image::{self, FinalImage, Made};
 use crate::registry::{CredentialProvider, NoCredentials, RegistryConfig};
-use crate::request::{BuildReport, BuildRequest, LocalContext, Output, OutputKind};
+use crate::request::{BuildReport, BuildRequest, Output, OutputKind};
 use crate::run::exec::ExecSettings;
+use crate::run::file::Download;
 use crate::run::vertex::{VertexFailure, VertexValue, Vertices, VerticesOf};
 use crate::run::{self, Blocking};
 use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
+use crate::source::definition;
 use crate::source::git::without_password;
 use crate::source::image::{ImageSources, Progress, SourceError};
-use crate::source::local::LocalTree;
 use crate::source::remote::RemoteSources;
-use crate::source::tree::resolve;
 use crate::tripwire::Tripwire;
-
-/// Largest file that a frontend may ask for. Definitions and ignore files have kilobytes.
-const MAX_NEEDED_FILE_BYTES: u64 = 16 * 1024 * 1024;
 
 /// How a [`Builder`] works: everything that belongs to the machine rather than to one build.
 pub struct BuilderConfig {
@@ -249,7 +244,7 @@ impl Build<'_> {
                 }
             }
             Need::File { context, path } => self.answer_file(context, path).await,
-            Need::RemoteFile { source, path } => self.answer_remote_file(source, path).await,
+            Need::RemoteFile { source, path, or_download } => self.answer_remote_file(source, path, *or_download).await,
         }
     }
 
@@ -257,32 +252,27 @@ impl Build<'_> {
         let Some(found) = self.request.contexts.get(context) else {
             return Answer::Failed(format!("there is no build context named {context:?}"));
         };
-        // What is left out of copies can still be the definition.
-        let context = LocalContext { ignore: None, ..found.clone() };
-        let (store, path) = (Arc::clone(self.store), path.to_owned());
-        let read = Blocking::new(1).run(move || read_file(&context, &path, &store)).await;
-        match read.and_then(|read| read) {
-            Ok(bytes) => Answer::File(bytes.map(Into::into)),
-            Err(error) => Answer::Failed(error.to_string()),
-        }
+        let (context, path) = (found.clone(), path.to_owned());
+        let read = Blocking::new(1).run(move || definition::read_local(&context, &path)).await;
+        read.unwrap_or_else(|error| Answer::Failed(error.to_string()))
     }
 
-    async fn answer_remote_file(&self, source: &SourceOp, path: &str) -> Answer {
-        let (what, is_file) = match source {
-            SourceOp::Git { url, .. } => (format!("[internal] load git source {}", without_password(url)), false),
-            _ => ("[internal] load remote build context".to_owned(), true),
+    async fn answer_remote_file(&self, source: &SourceOp, path: &str, or_download: bool) -> Answer {
+        let (what, download) = match source {
+            SourceOp::Git { url, .. } => (format!("[internal] load git source {}", without_password(url)), None),
+            _ => ("[internal] load remote build context".to_owned(), Some(Download { is_the_file: or_download })),
         };
         let task = self.tasks.plan(&what, None);
         self.tasks.start(task);
         let read = async {
             let stack = self.remotes.fetch(source).await?;
             let (store, path) = (Arc::clone(self.store), path.to_owned());
-            Blocking::new(1).run(move || run::file::read_remote(&stack, &path, is_file, &store, MAX_NEEDED_FILE_BYTES)).await?
+            Blocking::new(1).run(move || run::file::read_remote(&stack, &path, download, &store)).await?
         };
         match read.await {
-            Ok(bytes) => {
+            Ok(answer) => {
                 self.tasks.done(task);
-                Answer::File(bytes.map(Into::into))
+                answer
             }
             Err(error) => {
                 self.tasks.failed(task, &error.to_string());
@@ -390,19 +380,6 @@ fn assemble(targets: &[TargetImage], graph: &Graph, results: &Results<VertexValu
             Ok(image::assemble(target, &stack, &made, epoch))
         })
         .collect()
-}
-
-fn read_file(context: &LocalContext, path: &str, store: &Store) -> Result<Option<Vec<u8>>, StepError> {
-    let tree = LocalTree::open(context, store)?;
-    let clean = TreePath::clipped(path).map_err(|e| StepError::other(e.to_string()))?;
-    let Some(entry) = resolve(&tree, &clean)? else { return Ok(None) };
-    let mut bytes = Vec::new();
-    let file = tree.open_file(&entry.path)?;
-    file.take(MAX_NEEDED_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(|e| StepError::other(format!("cannot read {path:?}: {e}")))?;
-    if bytes.len() as u64 > MAX_NEEDED_FILE_BYTES {
-        return Err(StepError::other(format!("{path:?} is larger than 16 MiB, which no build definition is")));
-    }
-    Ok(Some(bytes))
 }
 
 fn step_error(graph: &Graph, ended: Ended<VertexFailure>) -> BuildError {

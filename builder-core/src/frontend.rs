@@ -10,8 +10,8 @@ use crate::diagnostic::Diagnostic;
 use crate::graph::{Graph, ImageLocation, SourceOp, SourceText, VertexId};
 use crate::oci::{DiffId, ImageDocument, Platform, Reference, Sha256Digest};
 
-/// Most rounds of needs: FROM, ONBUILD, COPY --from in triggers and named contexts each add one; more is a cycle.
-pub const MAX_ROUNDS: usize = 16;
+/// Most rounds of needs: FROM, ONBUILD, COPY --from in triggers, named contexts and every level of included files each add one; more is a cycle.
+pub const MAX_ROUNDS: usize = 32;
 
 /// Compiles a build definition.
 pub trait Frontend: Send + Sync {
@@ -50,13 +50,14 @@ pub enum Need {
         /// Path inside.
         path: String,
     },
-    /// A file of a context that is fetched first: the Dockerfile in a git repository or in a tar on a web server. What a web server has
-    /// instead of a tar is itself the file.
+    /// A file of a context that is fetched first: the Dockerfile in a git repository or in a tar on a web server.
     RemoteFile {
         /// The context: [`SourceOp::Git`] or [`SourceOp::Http`].
         source: SourceOp,
         /// Path inside.
         path: String,
+        /// Whether what a web server has instead of a tar is itself the file.
+        or_download: bool,
     },
 }
 
@@ -90,8 +91,13 @@ pub struct Resolved {
 pub enum Answer {
     /// An image.
     Image(Arc<ResolvedImage>),
-    /// A file's content; none if it is absent.
-    File(Option<Arc<[u8]>>),
+    /// A file's content.
+    File(Arc<[u8]>),
+    /// There is no such file.
+    Absent {
+        /// The files and directories where it was looked for, sorted; some of them if there are many.
+        beside: Vec<String>,
+    },
     /// It could not be resolved: the reason, as a fragment.
     Failed(String),
 }

@@ -207,6 +207,13 @@ pub struct MountFlag {
     pub fields: Vec<(Word, Option<Word>)>,
 }
 
+impl MountFlag {
+    /// The key of a field, as keys are compared.
+    pub(crate) fn key_of(field: &str) -> String {
+        field.split('=').next().unwrap_or_default().to_lowercase()
+    }
+}
+
 /// `KEY=value`, or the legacy form `KEY value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {

@@ -17,6 +17,8 @@ pub struct Top {
     pub directives: Directives,
     /// Where the first line begins that is no directive.
     pub end: usize,
+    /// Where `escape` is set, if it is.
+    pub escape_span: Option<Span>,
     /// What is wrong with them.
     pub problems: Vec<Problem>,
 }
@@ -45,6 +47,7 @@ pub fn read(text: &str) -> Top {
         }
         seen.push((name, span));
         if name == "escape" {
+            top.escape_span = Some(value.span);
             match value.value.as_str() {
                 "\\" => top.directives.escape = '\\',
                 "`" => top.directives.escape = '`',

@@ -8,7 +8,7 @@ use std::ops::Range;
 use crate::diagnostic::Problem;
 use crate::directive;
 use crate::instruction::json::{Json, string_array};
-use crate::instruction::{Line, Parts, keyword_named, parts, words};
+use crate::instruction::{Parts, keyword_named, parts, words};
 use crate::lexer::LogicalLine;
 use crate::parser::Reader;
 use crate::quote::{go_quote, go_quoted_list};
@@ -38,12 +38,7 @@ pub fn dump(source: &SourceFile) -> Result<String, Vec<Problem>> {
     let mut reader = Reader::new(text, &top);
     let mut out = String::new();
     while let Some(line) = reader.next_line() {
-        // The bodies of heredocs are no instructions; the expression does not show them.
-        if let Ok(cut) = Line::cut(&line, 0..line.text.len(), top.directives.escape)
-            && let Some(range) = cut.heredoc_range()
-        {
-            reader.heredocs(&line, range);
-        }
+        reader.skip_heredocs(&line);
         match expression(&line, 0..line.text.len(), top.directives.escape) {
             Ok(expression) => {
                 out.push_str(&expression);

@@ -25,6 +25,8 @@ pub struct LogicalLine {
     pub comments: Vec<Comment>,
     /// The first blank line inside.
     pub blank_continuation: Option<Span>,
+    /// Whether the text ended where the line was to be continued.
+    pub unfinished: bool,
     /// Which byte of the text begins a piece, and where the piece begins in the file. Both ascend.
     pieces: Vec<(usize, usize)>,
 }
@@ -123,6 +125,7 @@ impl<'a> Lexer<'a> {
                     span: Span::new(start, start + text.len()),
                     comments: std::mem::take(&mut self.comments),
                     blank_continuation: None,
+                    unfinished: continued,
                     pieces: vec![(0, start)],
                 };
                 if !continued {
@@ -146,10 +149,17 @@ impl<'a> Lexer<'a> {
             line.text.push_str(text);
             line.span = line.span.to(Span::new(physical.start, physical.start + text.len()));
             if !continued {
+                line.unfinished = false;
                 break;
             }
         }
         Some(line)
+    }
+
+    /// Where reading goes on: behind everything that was returned.
+    #[must_use]
+    pub fn position(&self) -> usize {
+        self.at
     }
 
     /// Takes lines up to one that is exactly `name`; with `strip_tabs` the terminator may be indented with tabs.

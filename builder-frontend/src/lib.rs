@@ -14,6 +14,7 @@ pub mod dump;
 pub mod expand;
 pub mod glob;
 pub mod ignore;
+pub mod include;
 pub mod lexer;
 pub mod lint;
 pub mod parser;

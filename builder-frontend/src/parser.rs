@@ -76,7 +76,7 @@ pub fn parse(source: &SourceFile) -> Parsed {
 /// Parses one trigger as an image's config keeps it (A10.9). Spans are places in `text`.
 pub fn parse_trigger(text: &str, escape: char) -> Result<Instruction, Problem> {
     let whole = Span::new(0, text.len());
-    let mut reader = Reader { lexer: Lexer::new(text, 0, escape), escape, problems: Vec::new(), last: String::new(), unread: Vec::new() };
+    let mut reader = Reader::from(text, 0, escape);
     let Some(line) = reader.next_line() else {
         return Err(Problem::error("invalid-trigger", "the trigger has no instruction", whole));
     };
@@ -120,12 +120,26 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Reads what follows the directives at the top.
     pub(crate) fn new(text: &'a str, top: &Top) -> Self {
-        let escape = top.directives.escape;
-        Self { lexer: Lexer::new(text, top.end, escape), escape, problems: top.problems.clone(), last: String::new(), unread: Vec::new() }
+        Self { problems: top.problems.clone(), ..Self::from(text, top.end, top.directives.escape) }
+    }
+
+    /// Reads a text from `at` on.
+    pub(crate) fn from(text: &'a str, at: usize, escape: char) -> Self {
+        Self { lexer: Lexer::new(text, at, escape), escape, problems: Vec::new(), last: String::new(), unread: Vec::new() }
     }
 
     pub(crate) fn next_line(&mut self) -> Option<LogicalLine> {
         self.lexer.next_line()
+    }
+
+    /// Passes over the bodies of the heredocs that a line opens; they are no instructions. `false` if one has no end, which is a problem then.
+    pub(crate) fn skip_heredocs(&mut self, line: &LogicalLine) -> bool {
+        let range = Line::cut(line, 0..line.text.len(), self.escape).ok().and_then(|cut| cut.heredoc_range());
+        range.is_none_or(|range| self.heredocs(line, range).is_some())
+    }
+
+    pub(crate) fn lexer(&self) -> &Lexer<'a> {
+        &self.lexer
     }
 
     /// Everything that went wrong, in no order.

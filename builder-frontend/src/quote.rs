@@ -1,4 +1,4 @@
-//! Strings in quotes as Go writes them (`strconv.Quote`, `%q`): histories and dumps are compared word for word.
+//! Quoting: strings as Go writes them (`strconv.Quote`, `%q`), because histories and dumps are compared word for word; and flags of instructions.
 
 /// As Go's `strconv.Quote`: what is no printable character becomes an escape.
 pub(crate) fn go_quote(text: &str) -> String {
@@ -28,6 +28,18 @@ pub(crate) fn go_quote(text: &str) -> String {
 /// As `%q` shows a list of strings: `["a" "b c"]`.
 pub(crate) fn go_quoted_list(words: &[String]) -> String {
     format!("[{}]", words.iter().map(|word| go_quote(word)).collect::<Vec<_>>().join(" "))
+}
+
+/// A flag with its value as an instruction's line holds it: quotes and blanks escaped. The escape is a backslash whatever the directive says.
+pub(crate) fn flag_word(word: &str) -> String {
+    let mut out = String::with_capacity(word.len());
+    for c in word.chars() {
+        if matches!(c, '\\' | '"' | '\'') || c.is_whitespace() {
+            out.push('\\');
+        }
+        out.push(c);
+    }
+    out
 }
 
 /// Whether a character is shown as it is: neither a control or format character nor a blank other than the space nor unassigned.

@@ -132,7 +132,7 @@ async fn carry_out(plan: BuildPlan, config: BuilderConfig, interrupts: &Interrup
     let _unpacked = stdin_context::bring(&mut plan, builder.store())?;
     match plan.call {
         Call::Build => build(plan, &builder, interrupts, voice).await,
-        Call::Check(_) | Call::Outline(_) | Call::Targets(_) => call::run(plan, &builder, interrupts, voice).await,
+        Call::Check(_) | Call::Outline(_) | Call::Targets(_) | Call::Convert => call::run(plan, &builder, interrupts, voice).await,
     }
 }
 

@@ -1,18 +1,20 @@
-//! `--check`, `--call=outline`, `--call=targets`: answers about a Dockerfile, nothing is built.
+//! `--check`, `--call=outline`, `--call=targets`, `rbuild convert`: answers about a Dockerfile, nothing is built.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use builder_core::builder::Builder;
 use builder_core::diagnostic::Diagnostic;
 use builder_core::error::BuildError;
 use builder_core::event::NoEvents;
+use builder_core::export::write_small_file;
 use builder_core::frontend::Resolved;
 use builder_frontend::compile::{CallOutcome, CheckReport, DockerfileFrontend, Outline, Targets};
 
-use super::build::{Voice, request};
+use super::build::{Voice, request, say};
 use crate::exit_code::ExitCode;
 use crate::progress::palette::Palette;
 use crate::render;
@@ -22,14 +24,14 @@ use crate::signals::Interrupts;
 
 /// Answers on standard output. Findings and errors make the status 1.
 pub(crate) async fn run(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, voice: Voice<'_>) -> Result<ExitCode> {
-    let call = plan.call;
+    let (call, file) = (plan.call, plan.converted.clone());
     let frontend = DockerfileFrontend::new(plan.options.clone());
     let inquiry = builder.inquire(request(plan), Arc::new(NoEvents));
     let mut resolved = Resolved::default();
     for _ in 0..builder_core::frontend::MAX_ROUNDS {
         let needs = match ask(&frontend, call, &resolved) {
             Ok(CallOutcome::Needs(needs)) => needs,
-            Ok(CallOutcome::Ready(answer)) => return say_answer(&answer, voice),
+            Ok(CallOutcome::Ready(answer)) => return say_answer(&answer, file.as_deref(), voice),
             Err(errors) => return voice.failed(&BuildError::Definition(errors), &[], render::SHORT_TAIL_LINES),
         };
         tokio::select! {
@@ -43,12 +45,17 @@ pub(crate) async fn run(plan: BuildPlan, builder: &Builder, interrupts: &Interru
 /// What a call comes to.
 struct Answer {
     text: String,
+    /// What is said besides, on standard error.
+    aside: String,
     code: ExitCode,
     findings: Vec<Diagnostic>,
 }
 
-fn say_answer(answer: &Answer, voice: Voice<'_>) -> Result<ExitCode> {
-    if voice.machine.is_none_or(|machine| !machine.is_on_stdout()) {
+fn say_answer(answer: &Answer, file: Option<&Path>, voice: Voice<'_>) -> Result<ExitCode> {
+    say(&answer.aside);
+    if let Some(file) = file {
+        write_small_file(file, answer.text.as_bytes()).map_err(|error| anyhow!("--output: {error}"))?;
+    } else if voice.machine.is_none_or(|machine| !machine.is_on_stdout()) {
         // A reader that has gone away has what it wanted.
         let _ = std::io::stdout().write_all(answer.text.as_bytes());
     }
@@ -65,19 +72,23 @@ fn ask(frontend: &DockerfileFrontend, call: Call, resolved: &Resolved) -> Result
         }
     }
     let json = |value: serde_json::Value| format!("{value:#}\n");
-    let good = |text| Answer { text, code: ExitCode::Success, findings: Vec::new() };
+    let good = |text| Answer { text, aside: String::new(), code: ExitCode::Success, findings: Vec::new() };
     match call {
         Call::Check(format) => Ok(ready(frontend.check(resolved), |report| {
             let text = if format == CallFormat::Json { json(report.to_json()) } else { check_text(report) };
             let code = if report.warnings.is_empty() && report.errors.is_empty() { ExitCode::Success } else { ExitCode::Failure };
             let findings = report.errors.iter().chain(&report.warnings).chain(&report.notes).cloned().collect();
-            Answer { text, code, findings }
+            Answer { text, aside: String::new(), code, findings }
         })),
         Call::Outline(format) => Ok(ready(frontend.outline(resolved)?, |outline| {
             good(if format == CallFormat::Json { json(outline.to_json()) } else { outline_text(outline) })
         })),
         Call::Targets(format) => Ok(ready(frontend.targets(resolved)?, |targets| {
             good(if format == CallFormat::Json { json(targets.to_json()) } else { targets_text(targets) })
+        })),
+        Call::Convert => Ok(ready(frontend.convert(resolved)?, |converted| {
+            let aside = converted.warnings.iter().map(|warning| render::diagnostic(warning, &Palette::default())).collect();
+            Answer { aside, ..good(converted.text.clone()) }
         })),
         Call::Build => unreachable!("a build is no call"),
     }

@@ -8,6 +8,7 @@
 //!  "step": {"name": "[2/3] RUN make", "exitCode": 2, "process": "/bin/sh -c make", "log": "/path/of/the/whole/log", "tail": ["last", "lines"]}}
 //! ```
 //!
+//! A problem in a file that `# rbuild:include` brought has `"includedAt": ["NAME:LINE"]` as well, innermost first.
 //! Columns count characters from 1; the end is one past the last character. SARIF is version 2.1.0, for code hosts and editors.
 
 use builder_core::diagnostic::{Diagnostic, Severity};
@@ -172,6 +173,9 @@ fn to_json(found: &Diagnostic) -> Value {
         object["column"] = json!(start.1);
         object["endLine"] = json!(end.0);
         object["endColumn"] = json!(end.1);
+        if !location.source.included_at.is_empty() {
+            object["includedAt"] = json!(location.source.included_at);
+        }
     }
     object
 }

@@ -93,7 +93,10 @@ pub(crate) fn warnings(found: &[Diagnostic], palette: &Palette) -> String {
         };
         let _ = writeln!(text, "\n {} (rbuild --check shows the places):", Palette::paint(&palette.warning, &count));
         for warning in found {
-            let line = warning.location.as_ref().map_or(String::new(), |location| format!(" (line {})", location.first_line));
+            let line = warning.location.as_ref().map_or(String::new(), |location| match &location.source.included_at[..] {
+                [] => format!(" (line {})", location.first_line),
+                _ => format!(" ({}:{})", clean::text(&location.source.name), location.first_line),
+            });
             let _ = writeln!(text, " - {}: {}{line}", warning.code, clean_lines(&warning.message));
         }
     }
@@ -118,7 +121,7 @@ pub(crate) fn finding(found: &Diagnostic, palette: &Palette) -> String {
 
 /// Problems of a file that nothing was built from.
 pub(crate) fn problems(source: &SourceFile, problems: &[Problem], palette: &Palette) -> String {
-    let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone() });
+    let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone(), included_at: Vec::new() });
     let shown = problems.iter().map(|problem| {
         let (first_line, last_line) = source.lines(problem.span);
         let span = problem.span.range();
@@ -145,7 +148,8 @@ pub(crate) fn excerpt(location: &SourceLocation) -> String {
         return format!("{}:{first}\n", clean::text(&location.source.name));
     }
     let until = last.min(first.saturating_add(MARKED - 1));
-    let mut text = format!("{}:{first}\n{RULE}\n", clean::text(&location.source.name));
+    let included: String = location.source.included_at.iter().map(|place| format!(", included at {}", clean::text(place))).collect();
+    let mut text = format!("{}:{first}{included}\n{RULE}\n", clean::text(&location.source.name));
     let begin = first.saturating_sub(AROUND).max(1);
     for (number, line) in (begin..=until.saturating_add(AROUND)).zip(location.source.text.lines().skip(begin as usize - 1)) {
         let mark = if (first..=until).contains(&number) { ">>>" } else { "   " };
@@ -190,6 +194,7 @@ mod tests {
         Arc::new(SourceText {
             name: "Dockerfile".into(),
             text: "FROM busybox AS builder\nLABEL a=b\nRUN echo last words && \\\n    exit 17\nCOPY --from=biulder /app /app\n".into(),
+            included_at: Vec::new(),
         })
     }
 
@@ -285,7 +290,7 @@ mod tests {
 
     #[test]
     fn spans_at_the_edges_do_no_harm() {
-        let source = Arc::new(SourceText { name: "D".into(), text: "ä\tb\n".into() });
+        let source = Arc::new(SourceText { name: "D".into(), text: "ä\tb\n".into(), included_at: Vec::new() });
         for span in [0..0, 0..1, 1..2, 4..400, 5..5, 400..500] {
             let location = SourceLocation { source: Arc::clone(&source), first_line: 1, last_line: 9, span: Some(span) };
             let found = Diagnostic { location: Some(location), ..unknown_stage() };

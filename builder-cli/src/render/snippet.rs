@@ -34,6 +34,9 @@ pub(crate) fn diagnostic(found: &Diagnostic, palette: &Palette) -> String {
         }
         _ => Group::with_title(level.primary_title(clean_lines(&found.message)).id(found.code.clone())),
     };
+    for place in found.location.iter().flat_map(|location| &location.source.included_at) {
+        group = group.element(Level::NOTE.message(clean::text(&format!("included at {place}"))));
+    }
     if let Some(help) = &found.help {
         group = group.element(Level::HELP.message(clean_lines(help)));
     }

@@ -106,7 +106,7 @@ mod tests {
     #[test]
     fn subjects_are_found_as_they_were_written() {
         let text = "FROM x\nCOPY --chown=node:node \\\n  ../a/b.txt [\"c d\"] /a/b.txt/\n";
-        let source = Arc::new(SourceText { name: "Dockerfile".into(), text: text.into() });
+        let source = Arc::new(SourceText { name: "Dockerfile".into(), text: text.into(), included_at: Vec::new() });
         let location = SourceLocation { source, first_line: 2, last_line: 3, span: None };
         for (subject, written) in
             [("/a/b.txt", Some("../a/b.txt")), ("node", Some("node:node")), ("nowhere", None), ("", None), ("x", Some("../a/b.txt"))]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, bail, ensure};
 use builder_core::oci::Reference;
 use builder_core::request::{IgnoreRules, LocalContext};
-use builder_frontend::compile::{DockerfileSource, NamedContext};
+use builder_frontend::compile::{DockerfileSource, IncludeRoot, NamedContext};
 use builder_frontend::ignore::IgnoreFile;
 use builder_frontend::suggest;
 
@@ -17,6 +17,9 @@ use crate::environment::Environment;
 
 /// Name of the Dockerfile if none is given.
 const DOCKERFILE: &str = "Dockerfile";
+
+/// The directory of a Dockerfile outside of the context, for what it includes. No name that is typed holds `=`.
+const DOCKERFILE_DIRECTORY: &str = "=dockerfile";
 
 /// Longest Dockerfile or ignore file. Thousands of times what anyone writes; it keeps a wrong path (`-f /dev/zero`) from filling memory.
 const MAX_TEXT_BYTES: u64 = 16 << 20;
@@ -34,6 +37,8 @@ pub(crate) struct Inputs {
     pub(crate) context: NamedContext,
     /// The Dockerfile.
     pub(crate) dockerfile: DockerfileSource,
+    /// Where the files are that it includes.
+    pub(crate) includes: IncludeRoot,
     /// Named contexts, as the frontend sees them.
     pub(crate) named: BTreeMap<String, NamedContext>,
     /// Local directories.
@@ -76,7 +81,8 @@ pub(crate) fn find(context: &OsStr, file: Option<&OsStr>, named: &[String], envi
         let (dockerfile, archive) = on_stdin(file, stdin)?;
         let empty = LocalContext { path: environment.cwd.clone(), ignore: None, empty: true };
         locals.insert("context".into(), empty);
-        return Ok(Inputs { context: main_local(), dockerfile, named, locals, ignore: None, archive });
+        let includes = IncludeRoot::Nowhere;
+        return Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignore: None, archive });
     }
     let stdin_text = if from_stdin { Some(text_of(&mut *stdin, "standard input")?) } else { None };
     if let Some(remote) = context.to_str().and_then(remote) {
@@ -84,16 +90,43 @@ pub(crate) fn find(context: &OsStr, file: Option<&OsStr>, named: &[String], envi
             Some(text) => DockerfileSource::Text { name: DOCKERFILE.into(), text },
             None => DockerfileSource::InContext { path: file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned()) },
         };
-        return Ok(Inputs { context: remote, dockerfile, named, locals, ignore: None, archive: None });
+        return Ok(Inputs { context: remote, dockerfile, includes: root_of_context(), named, locals, ignore: None, archive: None });
     }
     let directory = directory(context, environment)?;
     let (dockerfile, beside) = match stdin_text {
         Some(text) => (DockerfileSource::Text { name: DOCKERFILE.into(), text }, None),
         None => local_dockerfile(file, &directory, environment)?,
     };
+    let includes = beside.as_deref().map_or_else(root_of_context, |path| include_root(path, &directory, &mut locals));
     let ignore = ignore_file(beside.as_deref(), &directory)?;
     locals.insert("context".into(), local(directory, ignore.clone()));
-    Ok(Inputs { context: main_local(), dockerfile, named, locals, ignore, archive: None })
+    Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignore, archive: None })
+}
+
+/// A Dockerfile that has no place of its own includes from the root of the context.
+fn root_of_context() -> IncludeRoot {
+    IncludeRoot::Context { dockerfile: String::new() }
+}
+
+/// Where the Dockerfile at `path` includes files from: the context if it lies in it, else its own directory.
+fn include_root(path: &Path, context: &Path, locals: &mut BTreeMap<String, LocalContext>) -> IncludeRoot {
+    if is_descriptor(path) {
+        return root_of_context();
+    }
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let has_steps_up = path.components().any(|part| part == std::path::Component::ParentDir);
+    let inside = path.strip_prefix(context).ok().filter(|_| !has_steps_up).or_else(|| real.strip_prefix(context).ok());
+    if let Some(dockerfile) = inside.and_then(Path::to_str) {
+        return IncludeRoot::Context { dockerfile: dockerfile.to_owned() };
+    }
+    let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return root_of_context() };
+    locals.insert(DOCKERFILE_DIRECTORY.to_owned(), local(directory.to_owned(), None));
+    IncludeRoot::Directory { name: DOCKERFILE_DIRECTORY.to_owned(), dockerfile: name.to_string_lossy().into_owned() }
+}
+
+/// Whether a path means one of this process's own descriptors (`-f <(generate)`).
+fn is_descriptor(path: &Path) -> bool {
+    path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin")
 }
 
 fn main_local() -> NamedContext {
@@ -268,12 +301,11 @@ fn is_archive(start: &[u8]) -> bool {
 }
 
 /// Opens a file to read a text from. A context may come from anywhere: what would make reading wait or never end, a named pipe or a device, is
-/// refused, unless it is one of this process's own descriptors (`-f <(generate)`).
+/// refused, unless it is one of this process's own descriptors.
 fn open_text(path: &Path) -> std::io::Result<std::fs::File> {
     use std::os::unix::fs::{FileTypeExt as _, OpenOptionsExt as _};
 
-    let is_ours = path.starts_with("/dev/fd") || path.starts_with("/proc/self/fd") || path == Path::new("/dev/stdin");
-    if is_ours {
+    if is_descriptor(path) {
         return std::fs::File::open(path);
     }
     let file = std::fs::File::options().read(true).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed()).open(path)?;

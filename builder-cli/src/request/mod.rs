@@ -29,7 +29,7 @@ use builder_core::secret::Secret;
 use builder_frontend::compile::{FrontendOptions, NoCache};
 
 use self::output::Wanted;
-use crate::args::BuildArgs;
+use crate::args::{BuildArgs, Convert};
 use crate::environment::Environment;
 use crate::progress::ProgressKind;
 
@@ -78,6 +78,8 @@ pub(crate) struct BuildPlan {
     pub(crate) host_ca: Option<Arc<[u8]>>,
     /// `--step-timeout`.
     pub(crate) step_timeout: Option<Duration>,
+    /// The file that a converted Dockerfile is written to, absolute.
+    pub(crate) converted: Option<PathBuf>,
     /// `--iidfile`, absolute.
     pub(crate) iidfile: Option<PathBuf>,
     /// `--metadata-file`, absolute.
@@ -99,6 +101,8 @@ pub(crate) enum Call {
     Outline(CallFormat),
     /// List the stages.
     Targets(CallFormat),
+    /// Write the plain Dockerfile.
+    Convert,
 }
 
 /// For whom the answer of a call is.
@@ -143,6 +147,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     let times = epoch::times(args, &build_args, inputs.locals.get("context"), environment)?;
     let options = FrontendOptions {
         context: inputs.context,
+        includes: inputs.includes,
         target: args.target.clone().filter(|target| !target.is_empty()),
         build_args,
         labels: args.label.iter().map(|label| label.split_once('=').unwrap_or((label, ""))).map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
@@ -188,6 +193,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         resources,
         step_timeout,
         host_ca: host_ca(args, environment)?,
+        converted: if let Convert::ToFile(path) = &args.convert { Some(environment.absolute(path)) } else { None },
         iidfile: args.iidfile.as_ref().map(|path| environment.absolute(path)),
         metadata_file: args.metadata_file.as_ref().map(|path| environment.absolute(path)),
         id_is_manifest,
@@ -211,6 +217,9 @@ fn refuse(args: &BuildArgs) -> Result<()> {
 }
 
 fn call(args: &BuildArgs) -> Result<Call> {
+    if args.convert != Convert::No {
+        return Ok(Call::Convert);
+    }
     let text = if args.check { Some("check") } else { args.call.as_deref() };
     let Some(text) = text else { return Ok(Call::Build) };
     let mut fields = text.split(',');
@@ -324,7 +333,7 @@ fn warnings(args: &BuildArgs, environment: &Environment, outputs: &[Output], tag
         (environment.get("DOCKER_BUILDKIT") == Some("0"), "DOCKER_BUILDKIT=0 is ignored: there is one builder"),
     ];
     let mut warnings: Vec<String> = ignored.into_iter().filter(|(applies, _)| *applies).map(|(_, text)| text.to_owned()).collect();
-    if outputs.is_empty() && tags.is_empty() && args.output.is_empty() && args.call.is_none() && !args.check {
+    if outputs.is_empty() && tags.is_empty() && args.output.is_empty() && call(args).is_ok_and(|call| call == Call::Build) {
         warnings.push("no output and no name: the result stays in the store only; give -t NAME or -o type=oci,dest=image.tar to use it".into());
     }
     warnings

@@ -62,6 +62,8 @@ pub struct SourceText {
     pub name: String,
     /// Content.
     pub text: String,
+    /// `NAME:LINE` of the lines that included it, innermost first; none for a file that was asked for itself.
+    pub included_at: Vec<String>,
 }
 
 /// An immutable graph.

@@ -1,6 +1,7 @@
 //! Sources: what brings bytes in.
 
 mod checkout;
+pub(crate) mod definition;
 pub mod git;
 pub mod http;
 pub mod image;

@@ -6,10 +6,11 @@ use builder_core::graph::SourceLocation;
 use serde_json::{Map, Value, json};
 
 use super::file::{Located, ParsedFile, Place};
+use super::open::Opened;
 use super::plan::PlannedStage;
 use super::platform::{Origin, PlatformRun};
 use super::state::StageState;
-use super::{Compiler, DockerfileFrontend, Opened, located};
+use super::{Compiler, DockerfileFrontend, located};
 use crate::ast::{Instruction, InstructionKind};
 use crate::lint;
 use crate::stage::StageTable;
@@ -38,13 +39,28 @@ impl CheckReport {
     /// The JSON of `--call=check,format=json`.
     #[must_use]
     pub fn to_json(&self) -> Value {
+        let mut sources = Vec::new();
+        self.warnings.iter().chain(&self.errors).chain(&self.notes).filter_map(|found| found.location.as_ref()).for_each(|location| {
+            if !sources.contains(&&location.source) {
+                sources.push(&location.source);
+            }
+        });
+        // As BuildKit's, which leaves out an index of 0.
+        let placed = |location: Option<&SourceLocation>| {
+            let mut placed = location_json(location);
+            match location.and_then(|location| sources.iter().position(|source| *source == &location.source)) {
+                Some(0) | None => {}
+                Some(index) => placed["sourceIndex"] = json!(index),
+            }
+            placed
+        };
         let finding = |found: &Diagnostic| {
             json!({
                 "ruleName": found.code,
                 "description": lint::rule(&found.code).map_or("", |rule| rule.description),
                 "url": found.url,
                 "detail": found.message,
-                "location": location_json(found.location.as_ref()),
+                "location": placed(found.location.as_ref()),
             })
         };
         let warnings: Vec<Value> = self.warnings.iter().map(finding).collect();
@@ -54,18 +70,10 @@ impl CheckReport {
             report.insert("notes".into(), Value::Array(self.notes.iter().map(finding).collect()));
         }
         if let Some(error) = self.errors.first() {
-            report.insert("buildError".into(), json!({"message": error.message, "location": location_json(error.location.as_ref())}));
+            report.insert("buildError".into(), json!({"message": error.message, "location": placed(error.location.as_ref())}));
         }
-        let sources: Vec<Value> = self
-            .warnings
-            .iter()
-            .chain(&self.errors)
-            .chain(&self.notes)
-            .find_map(|diagnostic| diagnostic.location.as_ref())
-            .map(|location| json!({"filename": location.source.name, "language": "Dockerfile", "text": location.source.text}))
-            .into_iter()
-            .collect();
-        report.insert("sources".into(), Value::Array(sources));
+        let sources = sources.iter().map(|source| json!({"filename": source.name, "language": "Dockerfile", "text": source.text}));
+        report.insert("sources".into(), Value::Array(sources.collect()));
         Value::Object(report)
     }
 }
@@ -217,7 +225,7 @@ impl DockerfileFrontend {
     pub fn check(&self, resolved: &Resolved) -> CallOutcome<CheckReport> {
         let failed = |errors| CallOutcome::Ready(CheckReport { errors, ..CheckReport::default() });
         let file = match self.open(resolved) {
-            Ok(Opened::Need(need)) => return CallOutcome::Needs(vec![*need]),
+            Ok(Opened::Needs(needs)) => return CallOutcome::Needs(needs),
             Ok(Opened::File(file)) => file,
             Err(errors) => return failed(errors),
         };
@@ -261,7 +269,7 @@ impl DockerfileFrontend {
     /// All problems found; at least one is an error.
     pub fn outline(&self, resolved: &Resolved) -> Result<CallOutcome<Outline>, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![*need])),
+            Opened::Needs(needs) => return Ok(CallOutcome::Needs(needs)),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);
@@ -288,7 +296,7 @@ impl DockerfileFrontend {
     /// All problems found; at least one is an error.
     pub fn targets(&self, resolved: &Resolved) -> Result<CallOutcome<Targets>, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(CallOutcome::Needs(vec![*need])),
+            Opened::Needs(needs) => return Ok(CallOutcome::Needs(needs)),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);

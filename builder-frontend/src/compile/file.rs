@@ -1,4 +1,4 @@
-//! The file that is compiled, and problems at places in it.
+//! The file that is compiled, with what it includes, and problems at places in it.
 
 use std::sync::Arc;
 
@@ -7,15 +7,17 @@ use builder_core::graph::{SourceLocation, SourceText};
 
 use crate::ast::{Dockerfile, Instruction};
 use crate::diagnostic::{Problem, Severity};
+use crate::include::Assembled;
 use crate::lint;
 use crate::parser;
-use crate::source::{SourceFile, Span};
+use crate::source::Span;
 
-/// A parsed file.
+/// A parsed file. Spans are places in the whole text, includes in their places.
 #[derive(Debug)]
 pub(crate) struct ParsedFile {
-    pub(crate) source: SourceFile,
-    pub(crate) text: Arc<SourceText>,
+    pub(crate) whole: Assembled,
+    /// The files of `whole`, in its order.
+    pub(crate) texts: Vec<Arc<SourceText>>,
     pub(crate) dockerfile: Dockerfile,
     pub(crate) problems: Vec<Problem>,
     /// Whether what could not be understood leaves the meaning of all other instructions as it is.
@@ -23,22 +25,37 @@ pub(crate) struct ParsedFile {
 }
 
 impl ParsedFile {
-    pub(crate) fn parse(name: &str, text: &str) -> Self {
-        let source = SourceFile::new(name, text);
-        let parsed = parser::parse(&source);
-        let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone() });
+    pub(crate) fn parse(whole: Assembled) -> Self {
+        let parsed = parser::parse(&whole.source);
+        let text = |(index, file): (usize, &crate::include::AssembledFile)| {
+            Arc::new(SourceText { name: file.source.name.clone(), text: file.source.text.clone(), included_at: whole.included_at(index) })
+        };
+        let texts = whole.files.iter().enumerate().map(text).collect();
         // Whoever misspells FROM, ARG or ENV would hear of stages and variables that are only missing because of that.
         let harmless = |unread: &Option<&str>| !matches!(unread, Some("FROM" | "ARG" | "ENV"));
         let all_local = parsed.problems.len() == parsed.unread.len();
-        let rest_is_sound = all_local && parsed.unread.iter().all(harmless);
-        Self { source, text, dockerfile: parsed.dockerfile, problems: parsed.problems, rest_is_sound }
+        let rest_is_sound = whole.problems.is_empty() && all_local && parsed.unread.iter().all(harmless);
+        let mut problems = parsed.problems;
+        if !whole.problems.is_empty() {
+            // What could not be included may hold the FROM that is missed.
+            problems.retain(|problem| !matches!(problem.code, "no-stage" | "no-stages" | "no-instructions" | "empty-file"));
+            problems.extend(whole.problems.iter().cloned());
+            problems.sort_by_key(|problem| problem.span.start);
+            // A heredoc without an end may have been found twice: in its file, and in the whole.
+            problems.dedup();
+        }
+        Self { texts, dockerfile: parsed.dockerfile, problems, rest_is_sound, whole }
     }
 
     /// The place of `span`, widened to the lines of `lines`.
     pub(crate) fn location(&self, span: Span, lines: Span) -> SourceLocation {
-        let (first_line, last_line) = self.source.lines(lines);
-        let range = span.range();
-        SourceLocation { source: Arc::clone(&self.text), first_line, last_line, span: (!range.is_empty()).then_some(range) }
+        let (file, lines) = self.whole.place(lines);
+        let (first_line, last_line) = self.whole.files[file].source.lines(lines);
+        let span = match self.whole.place(span) {
+            (other, span) if other == file => span.range(),
+            _ => 0..0,
+        };
+        SourceLocation { source: Arc::clone(&self.texts[file]), first_line, last_line, span: (!span.is_empty()).then_some(span) }
     }
 
     /// A problem as a diagnostic; one without a place (an unknown target) has no location.

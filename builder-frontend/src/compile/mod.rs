@@ -11,11 +11,13 @@
 //! - Only reachable stages ask for images and report problems; the rest is parsed and checked for style.
 
 mod call;
+mod convert;
 mod copy;
 mod file;
 mod history;
 mod metadata;
 mod mount;
+mod open;
 mod options;
 mod plan;
 mod platform;
@@ -31,13 +33,14 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use builder_core::diagnostic::{Diagnostic, Severity};
-use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
-use builder_core::graph::{GraphBuilder, SourceOp};
+use builder_core::frontend::{Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
+use builder_core::graph::GraphBuilder;
 use builder_core::oci::Platform;
 use serde_json::Value;
 
 pub use call::{CallOutcome, CheckReport, Outline, OutlineArg, OutlineSecret, TargetStage, Targets};
-pub use options::{DockerfileSource, FrontendOptions, NamedContext, NoCache};
+pub use convert::Converted;
+pub use options::{DockerfileSource, FrontendOptions, IncludeRoot, NamedContext, NoCache};
 pub use remote::GitReference;
 
 use crate::diagnostic::Problem;
@@ -45,6 +48,7 @@ use crate::lint::{CheckOptions, Linter};
 use crate::source::Span;
 use crate::stage::StageTable;
 use file::{Located, ParsedFile};
+use open::Opened;
 use platform::{Base, Origin, PlatformRun};
 use state::StageState;
 
@@ -167,12 +171,6 @@ impl<'a> Compiler<'a> {
     }
 }
 
-/// What stands before compiling: the file, read and divided, or what is missing for that.
-enum Opened {
-    Need(Box<Need>),
-    File(Box<ParsedFile>),
-}
-
 impl DockerfileFrontend {
     /// A frontend for one file and one set of options.
     #[must_use]
@@ -183,47 +181,6 @@ impl DockerfileFrontend {
         }
         let contexts = platform::comparable(&options.named_contexts);
         Self { options, build_args, contexts }
-    }
-
-    fn open(&self, resolved: &Resolved) -> Result<Opened, Vec<Diagnostic>> {
-        match &self.options.dockerfile {
-            DockerfileSource::Text { name, text } => Ok(Opened::File(Box::new(ParsedFile::parse(name, text)))),
-            DockerfileSource::InContext { path } => {
-                let remote = match &self.options.context {
-                    NamedContext::Git { url } => match GitReference::parse(url) {
-                        Some(Ok(git)) => Some(git.source(None)),
-                        Some(Err(reason)) => return Err(vec![plain_error("git-reference", format!("cannot use git repository {url}: {reason}"))]),
-                        None => return Err(vec![plain_error("git-reference", format!("{url:?} is no address of a git repository"))]),
-                    },
-                    NamedContext::Http { url } => Some(SourceOp::Http { url: url.clone(), filename: remote::http_filename(url), checksum: None }),
-                    _ => None,
-                };
-                let need = |path: &str| match &remote {
-                    Some(source) => Need::RemoteFile { source: source.clone(), path: path.to_owned() },
-                    None => Need::File { context: "context".to_owned(), path: path.to_owned() },
-                };
-                // A file called `dockerfile` serves where `Dockerfile` is missing (A0.8).
-                let lower = path.strip_suffix("Dockerfile").map(|dir| format!("{dir}dockerfile"));
-                for path in std::iter::once(path.clone()).chain(lower) {
-                    let need = need(&path);
-                    match resolved.answers.get(&need) {
-                        Some(Answer::File(Some(bytes))) => {
-                            return match std::str::from_utf8(bytes) {
-                                Ok(text) => Ok(Opened::File(Box::new(ParsedFile::parse(&path, text)))),
-                                Err(error) => Err(vec![plain_error("not-utf8", format!("{path} is not UTF-8 text: byte {}", error.valid_up_to()))]),
-                            };
-                        }
-                        Some(Answer::File(None)) => {}
-                        Some(Answer::Failed(reason)) => {
-                            return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]);
-                        }
-                        Some(Answer::Image(_)) | None => return Ok(Opened::Need(Box::new(need))),
-                    }
-                }
-                let message = format!("failed to read dockerfile: open {path}: no such file or directory");
-                Err(vec![plain_error("dockerfile", message)])
-            }
-        }
     }
 
     /// Problems that keep the file from being compiled, and those that can be told of the rest of it, so that one run shows all.
@@ -283,7 +240,7 @@ impl DockerfileFrontend {
 impl Frontend for DockerfileFrontend {
     fn compile(&self, resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
-            Opened::Need(need) => return Ok(Compilation::Needs(vec![*need])),
+            Opened::Needs(needs) => return Ok(Compilation::Needs(needs)),
             Opened::File(file) => file,
         };
         let (table, problems) = StageTable::new(&file.dockerfile);
@@ -326,8 +283,8 @@ impl Frontend for DockerfileFrontend {
         if compiler.linter.options().error && warnings.iter().any(|found| found.severity == Severity::Warning) {
             return Err(violations(warnings));
         }
-        let sources = vec![std::sync::Arc::clone(&file.text)];
-        Ok(Compilation::Ready(Box::new(Compiled { graph: compiler.graph.finish(), targets, warnings, sources, source_date_epoch })))
+        let graph = compiler.graph.finish();
+        Ok(Compilation::Ready(Box::new(Compiled { graph, targets, warnings, sources: file.texts.clone(), source_date_epoch })))
     }
 }
 

@@ -13,6 +13,8 @@ use crate::ignore::IgnoreFile;
 pub struct FrontendOptions {
     /// The file.
     pub dockerfile: DockerfileSource,
+    /// Where files are that it includes.
+    pub includes: IncludeRoot,
     /// The main build context. Local unless a caller says otherwise; a local one is `context` in the request.
     pub context: NamedContext,
     /// `--target`: a stage's name in any case, or its index.
@@ -57,6 +59,7 @@ impl FrontendOptions {
     pub fn new(dockerfile: DockerfileSource, build_platform: Platform) -> Self {
         Self {
             dockerfile,
+            includes: IncludeRoot::default(),
             context: NamedContext::Local { name: "context".to_owned() },
             target: None,
             build_args: Vec::new(),
@@ -93,6 +96,28 @@ pub enum DockerfileSource {
     InContext {
         /// Path inside.
         path: String,
+    },
+}
+
+/// Where the files are that a Dockerfile includes ([`crate::include`]): nothing outside of this directory can be.
+///
+/// Of a Dockerfile that is in the main context ([`DockerfileSource::InContext`]) it is that context, whatever this says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum IncludeRoot {
+    /// Nowhere; an include is an error that says so.
+    #[default]
+    Nowhere,
+    /// The main build context.
+    Context {
+        /// Path of the Dockerfile in it; empty if it has none there, and includes then begin at the context's root.
+        dockerfile: String,
+    },
+    /// A directory of the request.
+    Directory {
+        /// Its name in [`builder_core::request::BuildRequest::contexts`].
+        name: String,
+        /// Path of the Dockerfile in it.
+        dockerfile: String,
     },
 }
 

@@ -252,7 +252,7 @@ impl<'a> Compiler<'a> {
     ///
     /// Only what is known before anything is built counts: ARGs of the stage above the instruction, and those before the first FROM. Which stages
     /// are reached depends on it.
-    fn expand_from<'t>(&self, written: &'t str, asking: &Asking<'_>) -> Result<Cow<'t, str>, Problem> {
+    pub(crate) fn expand_from<'t>(&self, written: &'t str, asking: &Asking<'_>) -> Result<Cow<'t, str>, Problem> {
         let Some(dollar) = written.find('$').filter(|at| at + 1 < written.len()) else { return Ok(Cow::Borrowed(written)) };
         let refused = |help: &str| {
             let message = match asking.asker {
@@ -306,7 +306,7 @@ impl<'a> Compiler<'a> {
         match self.resolved.answers.get(&image.need()) {
             Some(Answer::Image(resolved)) => Known::Image(resolved),
             Some(Answer::Failed(reason)) => Known::Failed(reason),
-            Some(Answer::File(_)) | None => Known::Unknown,
+            Some(Answer::File(_) | Answer::Absent { .. }) | None => Known::Unknown,
         }
     }
 

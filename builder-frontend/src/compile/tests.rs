@@ -1,11 +1,12 @@
 //! Whole files through the frontend: what graph, what config, what history, what problems. Images come from a table, nothing is run.
 
+mod include;
 mod own;
 
 use std::sync::Arc;
 
 use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage};
-use builder_core::graph::{FileAction, Mount, Network, Op};
+use builder_core::graph::{FileAction, Mount, Network, Op, SourceOp};
 use builder_core::oci::{DiffId, ImageDocument, Platform, Sha256Digest};
 use builder_core::request::Entitlement;
 use insta::assert_snapshot;
@@ -32,7 +33,7 @@ fn image(config: Value) -> ResolvedImage {
 
 /// busybox; `triggers` with two triggers; `arm` for another architecture; anything else is missing.
 fn known(need: &Need) -> Answer {
-    let Need::Image { reference, platform, .. } = need else { return Answer::File(None) };
+    let Need::Image { reference, platform, .. } = need else { return Answer::Absent { beside: Vec::new() } };
     let base = json!({"env": [PATH]});
     let config = match reference.familiar().as_str() {
         "busybox" => {
@@ -47,6 +48,10 @@ fn known(need: &Need) -> Answer {
 }
 
 fn compile_with(options: FrontendOptions) -> Result<Box<Compiled>, Vec<Diagnostic>> {
+    compile_answered(options, &known)
+}
+
+fn compile_answered(options: FrontendOptions, known: &dyn Fn(&Need) -> Answer) -> Result<Box<Compiled>, Vec<Diagnostic>> {
     let frontend = DockerfileFrontend::new(options);
     let mut resolved = Resolved::default();
     for _ in 0..builder_core::frontend::MAX_ROUNDS {
@@ -523,10 +528,11 @@ fn a0_8_a_dockerfile_in_the_context_is_asked_for_in_both_cases() {
     let source = DockerfileSource::InContext { path: "docker/Dockerfile".to_owned() };
     let frontend = DockerfileFrontend::new(FrontendOptions::new(source, platform("linux/amd64")));
     let mut resolved = Resolved::default();
-    for (path, answer) in [("docker/Dockerfile", None), ("docker/dockerfile", Some(Arc::from(&b"FROM scratch\n"[..])))] {
+    let absent = Answer::Absent { beside: Vec::new() };
+    for (path, answer) in [("docker/Dockerfile", absent), ("docker/dockerfile", Answer::File(Arc::from(&b"FROM scratch\n"[..])))] {
         let Ok(Compilation::Needs(needs)) = frontend.compile(&resolved) else { panic!("needs {path}") };
         assert_eq!(needs, [Need::File { context: "context".to_owned(), path: path.to_owned() }]);
-        resolved.answers.insert(needs[0].clone(), Answer::File(answer));
+        resolved.answers.insert(needs[0].clone(), answer);
     }
     assert!(matches!(frontend.compile(&resolved), Ok(Compilation::Ready(_))));
 }
@@ -540,7 +546,9 @@ fn c5_3_the_dockerfile_of_a_remote_context_is_asked_for_there() {
         let source = DockerfileSource::InContext { path: "Dockerfile".to_owned() };
         let frontend = DockerfileFrontend::new(FrontendOptions { context, ..FrontendOptions::new(source, platform("linux/amd64")) });
         let Ok(Compilation::Needs(needs)) = frontend.compile(&Resolved::default()) else { panic!("needs") };
-        let [Need::RemoteFile { source: SourceOp::Git { url, .. } | SourceOp::Http { url, .. }, path }] = &needs[..] else { panic!("{needs:?}") };
+        let [Need::RemoteFile { source: SourceOp::Git { url, .. } | SourceOp::Http { url, .. }, path, or_download: true }] = &needs[..] else {
+            panic!("{needs:?}")
+        };
         assert_eq!((url.as_str(), path.as_str()), (wanted, "Dockerfile"));
     }
 }

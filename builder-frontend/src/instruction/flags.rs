@@ -15,10 +15,16 @@ use super::words::is_blank;
 pub(crate) struct RawFlag {
     /// `name` or `name=value`, without the dashes.
     text: String,
-    range: Range<usize>,
+    /// Where it stands in its line.
+    pub(crate) range: Range<usize>,
 }
 
 impl RawFlag {
+    /// Without the dashes; no value where there is no `=`.
+    pub(crate) fn name_and_value(&self) -> (&str, Option<&str>) {
+        self.text.split_once('=').map_or((self.text.as_str(), None), |(name, value)| (name, Some(value)))
+    }
+
     /// As it is dumped: with the dashes.
     pub(crate) fn word(&self) -> String {
         format!("--{}", self.text)
@@ -83,7 +89,7 @@ impl Flags {
         let mut values: Vec<(&'static str, Word, bool)> = Vec::new();
         for flag in &line.flags {
             let span = line.span_of(flag.range.clone());
-            let (name, value) = flag.text.split_once('=').map_or((flag.text.as_str(), None), |(name, value)| (name, Some(value)));
+            let (name, value) = flag.name_and_value();
             let Some(&(known_name, takes)) = known.iter().find(|(known_name, _)| *known_name == name) else {
                 return Err(unknown(line, name, known, span));
             };

@@ -5,7 +5,8 @@
 
 mod command;
 mod copy;
-mod duration;
+pub(crate) mod csv;
+pub(crate) mod duration;
 mod flags;
 mod from;
 mod healthcheck;

@@ -8,10 +8,10 @@ use crate::heredoc;
 use crate::source::{Span, Spanned};
 use crate::suggest;
 
-use super::Line;
 use super::command::command_line;
 use super::duration::{self, GoDuration};
 use super::flags::{Flags, Takes};
+use super::{Line, csv};
 
 const RUN_FLAGS: &[(&str, Takes)] = &[
     ("mount", Takes::List),
@@ -113,14 +113,14 @@ fn one_of(value: Option<Word>, what: &str, allowed: &[&'static str]) -> Result<O
 /// Cuts a mount into its fields. Values are expanded later, so only keys are checked here, and `from`, which is never expanded (A5.7).
 fn mount(raw: Word) -> Result<MountFlag, Problem> {
     let invalid = |message: String, span: Span| Problem::error("invalid-mount", message, span);
-    let fields = csv_fields(&raw.value).map_err(|reason| invalid(format!("can't read the mount {:?}: {reason}", raw.value), raw.span))?;
+    let fields = csv::fields(&raw.value).map_err(|reason| invalid(format!("can't read the mount {:?}: {reason}", raw.value), raw.span))?;
     let mut out = Vec::with_capacity(fields.len());
     for (field, at) in fields {
         let exact = (raw.span.end - raw.span.start) as usize == raw.value.len();
         let start = raw.span.start as usize + at;
         let span = if exact { Span::new(start, start + field.len()) } else { raw.span };
         let (key, value) = field.split_once('=').map_or((field.as_str(), None), |(key, value)| (key, Some(value)));
-        let lower = key.to_lowercase();
+        let lower = MountFlag::key_of(&field);
         if !MOUNT_KEYS.contains(&lower.as_str()) {
             let problem = invalid(format!("unknown mount option {key:?} in {field:?}"), span);
             return Err(match suggest::did_you_mean(&lower, MOUNT_KEYS) {
@@ -151,68 +151,4 @@ fn mount(raw: Word) -> Result<MountFlag, Problem> {
 /// A variable without braces. With them it is our own extension, and the compiler's business.
 fn has_bare_variable(text: &str) -> bool {
     text.match_indices('$').any(|(at, _)| at + 1 < text.len() && !text[at + 1..].starts_with('{'))
-}
-
-/// Fields of one CSV record, each with where it begins: commas separate, a field in double quotes may hold commas, `""` in it is a quote.
-fn csv_fields(text: &str) -> Result<Vec<(String, usize)>, &'static str> {
-    if text.is_empty() {
-        return Err("it is empty");
-    }
-    let mut fields = Vec::new();
-    let mut at = 0;
-    loop {
-        let rest = &text[at..];
-        if let Some(quoted) = rest.strip_prefix('"') {
-            let mut field = String::new();
-            let mut chars = quoted.char_indices().peekable();
-            let end = loop {
-                match chars.next() {
-                    None => return Err("a double quote is not closed"),
-                    Some((_, '"')) if chars.next_if(|&(_, next)| next == '"').is_some() => field.push('"'),
-                    Some((position, '"')) => break at + 1 + position + 1,
-                    Some((_, c)) => field.push(c),
-                }
-            };
-            fields.push((field, at + 1));
-            match text[end..].chars().next() {
-                None => return Ok(fields),
-                Some(',') => at = end + 1,
-                Some(_) => return Err("text follows a closing double quote"),
-            }
-        } else {
-            let field = rest.split(',').next().unwrap_or_default();
-            if field.contains('"') {
-                return Err("a double quote stands inside a field that does not begin with one");
-            }
-            fields.push((field.to_owned(), at));
-            at += field.len();
-            if at == text.len() {
-                return Ok(fields);
-            }
-            at += 1;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a8_3_fields() {
-        let table: &[(&str, Result<&[&str], ()>)] = &[
-            ("type=cache,target=/c", Ok(&["type=cache", "target=/c"])),
-            ("\"target=/a,b\",ro", Ok(&["target=/a,b", "ro"])),
-            ("\"a\"\"b\"", Ok(&["a\"b"])),
-            ("a,", Ok(&["a", ""])),
-            ("", Err(())),
-            ("a\"b", Err(())),
-            ("\"a\"b", Err(())),
-            ("\"a", Err(())),
-        ];
-        for (text, wanted) in table {
-            let found = csv_fields(text).map(|fields| fields.into_iter().map(|(field, _)| field).collect::<Vec<_>>());
-            assert_eq!(found.map_err(|_| ()), wanted.map(|fields| fields.iter().map(|field| (*field).to_owned()).collect()), "{text:?}");
-        }
-    }
 }

@@ -14,7 +14,6 @@ mod select;
 pub use archive::open_archive;
 pub use links::Previous;
 
-use std::io::Read;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -28,8 +27,10 @@ use self::links::Links;
 use crate::content::leases::FAMILIES_FILE;
 use crate::content::{Stack, Store};
 use crate::error::StepError;
+use crate::frontend::Answer;
 use crate::graph::{CopyAction, Dest, FileAction, FileOp};
 use crate::run::TreeValue;
+use crate::source::definition;
 use crate::source::missing;
 use crate::source::stack::StackTree;
 use crate::source::tree::{SourceTree, resolve};
@@ -176,23 +177,30 @@ fn input(inputs: &[TreeValue], at: usize) -> Result<&TreeValue, StepError> {
     inputs.get(at).ok_or_else(|| StepError::other(format!("internal fault: a file operation has no input {at}")))
 }
 
-/// The file `path` (links followed inside the tree) of a fetched context; none if it is not there. With `is_file` the context is a download:
-/// an archive is looked into, anything else is itself the file.
+/// A context that is a download, not a tree.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Download {
+    /// Whether one that is no archive is itself the file that is asked for.
+    pub is_the_file: bool,
+}
+
+/// The file `path` (links followed inside the tree) of a fetched context. Of a download an archive is looked into.
 ///
 /// # Errors
-/// What can't be read, and files of more than `limit` bytes.
-pub fn read_remote(context: &Stack, path: &str, is_file: bool, store: &Store, limit: u64) -> Result<Option<Vec<u8>>, StepError> {
+/// What can't be read.
+pub fn read_remote(context: &Stack, path: &str, download: Option<Download>, store: &Store) -> Result<Answer, StepError> {
     let failed = |error: &dyn std::fmt::Display| StepError::other(format!("cannot read {path:?}: {error}"));
     let wanted = TreePath::clipped(path).map_err(|e| failed(&e))?;
     let dirs = store.stack_dirs(context);
     let downloaded = MergedTree::open(&dirs).map_err(|e| failed(&e))?;
-    if !is_file {
-        return read_within(&downloaded, &wanted, limit).map_err(|e| failed(&e));
-    }
-    let Some(name) = downloaded.read_dir(&TreePath::root()).map_err(|e| failed(&e))?.into_iter().next() else { return Ok(None) };
+    let Some(Download { is_the_file }) = download else {
+        return definition::read_tree(&downloaded, &wanted).map_err(|e| failed(&e));
+    };
+    let absent = Answer::Absent { beside: Vec::new() };
+    let Some(name) = downloaded.read_dir(&TreePath::root()).map_err(|e| failed(&e))?.into_iter().next() else { return Ok(absent) };
     let file = TreePath::root().child(&name.name);
     if archive::sniff(&mut downloaded.open_file(&file).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?.is_none() {
-        return read_within(&downloaded, &file, limit).map_err(|e| failed(&e));
+        return if is_the_file { definition::read_tree(&downloaded, &file).map_err(|e| failed(&e)) } else { Ok(absent) };
     }
     let copy = CopyAction {
         input: 0,
@@ -208,21 +216,7 @@ pub fn read_remote(context: &Stack, path: &str, is_file: bool, store: &Store, li
     let op = FileOp { base: false, actions: vec![FileAction::Copy(copy)] };
     let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, None, StopSignal::default())?;
     let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
-    read_within(&tree, &wanted, limit).map_err(|e| failed(&e))
-}
-
-fn read_within(tree: &MergedTree, path: &TreePath, limit: u64) -> Result<Option<Vec<u8>>, String> {
-    let found = tree.resolve(path).map_err(|error| error.to_string())?;
-    if found.found.is_none() {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    let file = tree.open_file(&found.path).map_err(|error| error.to_string())?;
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-    if bytes.len() as u64 > limit {
-        return Err(format!("it is larger than {limit} bytes"));
-    }
-    Ok(Some(bytes))
+    definition::read_tree(&tree, &wanted).map_err(|e| failed(&e))
 }
 
 fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<Source<'a>, StepError> {
