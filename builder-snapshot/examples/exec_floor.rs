@@ -43,6 +43,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
                 timeout: None,
                 hosts: Vec::new(),
                 resolv_conf: Vec::new(),
+                owners: std::sync::Arc::default(),
             };
             if exec::run(spec, &mut Nowhere, None)? != ExitReport::Exited(0) {
                 return Err("true is not true".into());

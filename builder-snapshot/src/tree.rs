@@ -24,6 +24,7 @@ use crate::snapshot::Device;
 use crate::sys;
 use crate::toc::{Meta, Toc};
 
+mod owners;
 mod whiteouts;
 
 use whiteouts::Whiteouts;
@@ -52,12 +53,18 @@ struct Layer {
     index: usize,
     /// What it removes that its file system cannot say.
     whiteouts: RwLock<Whiteouts>,
+    /// See `tree/owners`; read when first asked for.
+    owners: OnceLock<HashMap<TreePath, (u32, u32)>>,
 }
 
 impl Layer {
     fn open(dir: &Path, index: usize) -> Result<Self, SnapshotError> {
         let fd = sys::fs::open_dir(dir).map_err(SnapshotError::io("open layer", dir.display()))?;
-        Ok(Self { dir: dir.to_owned(), fd, index, whiteouts: RwLock::new(Whiteouts::read(dir)?) })
+        Ok(Self { dir: dir.to_owned(), fd, index, whiteouts: RwLock::new(Whiteouts::read(dir)?), owners: OnceLock::new() })
+    }
+
+    fn owners(&self) -> &HashMap<TreePath, (u32, u32)> {
+        self.owners.get_or_init(|| owners::read(&self.dir))
     }
 
     fn whiteouts(&self) -> RwLockReadGuard<'_, Whiteouts> {
@@ -235,6 +242,11 @@ impl MergedTree {
     #[must_use]
     pub fn has_layers(&self) -> bool {
         !self.stack.is_empty()
+    }
+
+    /// Whether there is anything whose owner only a layer's table knows.
+    pub(crate) fn has_tabled_owners(&self) -> bool {
+        self.stack.iter().any(|layer| !layer.owners().is_empty())
     }
 
     /// What is at exactly this path; no symbolic link is followed.
@@ -517,7 +529,12 @@ impl MergedTree {
         let layer = self.stack[place].index;
         // No other kind of file has attributes that belong to the tree.
         if !matches!(kind, FoundKind::File { .. } | FoundKind::Dir) {
-            return Ok(Some(Found { layer, kind, meta: meta_of_stat(&stat) }));
+            let meta = meta_of_stat(&stat);
+            let (uid, gid) = match (meta.uid, meta.gid) {
+                (0, 0) => self.stack[place].owners().get(path).copied().unwrap_or_default(),
+                own => own,
+            };
+            return Ok(Some(Found { layer, kind, meta: Meta { uid, gid, ..meta } }));
         }
         let file = self.open_in(place, path, OFlags::RDONLY | OFlags::NONBLOCK)?;
         let read = || Ok((xattr::read(&file)?, stand_in::of(&file, &stat)?));

@@ -6,6 +6,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use builder_snapshot::TreePath;
@@ -118,6 +119,7 @@ fn cve_2021_30465_ten_thousand_mount_set_ups_against_a_racing_process() {
                 timeout: None,
                 hosts: Vec::new(),
                 resolv_conf: Vec::new(),
+                owners: Arc::default(),
             };
             let mut said = Said::default();
             match exec::run(spec, &mut said, None) {

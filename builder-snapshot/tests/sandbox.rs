@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use builder_snapshot::TreePath;
 use builder_snapshot::exec::stubs::{self, StubKind};
@@ -63,6 +64,7 @@ impl Root {
             timeout: None,
             hosts: b"127.0.0.1 localhost\n".to_vec(),
             resolv_conf: b"nameserver 9.9.9.9\n".to_vec(),
+            owners: Arc::default(),
         }
     }
 

@@ -93,7 +93,7 @@ COPY --from=first --chown=9 /home/dir /own
         assert_eq!(owners(ours), owners(theirs));
     }
     assert_eq!(user.digest, root.digest);
-    let warning = "WARNING: only user 0 is available to steps, and changing owners in them fails: /etc/subuid has no ids for user 54321; as root, add the \
+    let warning = "WARNING: only user 0 is available to steps, and none of their programs can become another: /etc/subuid has no ids for user 54321; as root, add the \
                    line `54321:100000:65536` to /etc/subuid and to /etc/subgid\n";
     assert!(outcome.log.contains(warning), "{}", outcome.log);
 }
@@ -107,10 +107,10 @@ fn e2_1_with_one_id_steps_run_as_root_only() {
     let root = build.clone().output(&bed.path("root.tar")).ok().image();
     assert_eq!(build.as_user(NOBODY).ok().image().digest, root.digest);
 
-    let chown = bed.context("chown", &[("Dockerfile", "FROM busybox\nRUN chown 5 /etc\n")]);
-    let failed = bed.build(&chown).as_user(NOBODY).run();
-    assert!(failed.code == Some(1) && failed.log.contains("Invalid argument"), "{}", failed.log);
-    let why = "or to become one: here there is only user 0, because /etc/subuid has no ids for user 54321; as root, add the line";
+    let other = bed.context("other", &[("Dockerfile", "FROM busybox\nRUN su -s /bin/sh nobody -c true\n")]);
+    let failed = bed.build(&other).as_user(NOBODY).run();
+    assert!(failed.code == Some(1) && failed.log.contains("Operation not permitted"), "{}", failed.log);
+    let why = "if it wanted to become another user: here there is only user 0, because /etc/subuid has no ids for user 54321; as root, add the line";
     assert!(failed.log.contains(why), "{}", failed.log);
 
     let user = bed.context("user", &[("Dockerfile", "FROM busybox\nUSER 1000\nRUN true\n")]);
@@ -122,6 +122,41 @@ fn e2_1_with_one_id_steps_run_as_root_only() {
     assert!(failed.code == Some(3) && lines.iter().all(|line| failed.log.contains(line)), "{}", failed.log);
 }
 
+/// What Dockerfiles do with owners, and what looks at them afterwards.
+const OWNERS: &str = "\
+FROM busybox AS base
+COPY --chown=70:71 tree /srv/tree
+RUN echo app:x:1000:1001::/app:/bin/sh >> /etc/passwd && echo app:x:1001: >> /etc/group && mkdir -p /app/sub /link && touch /app/f /app/sub/g && ln -s g /app/sub/l && ln /app/f /app/h && chown -R app:app /app
+RUN chown -h 5:6 /app/sub/l && chown 7 /app/sub/g && chown :8 /app/sub/g && mkfifo /app/p && chown 9 /app/p && chown app /app/sub/../sub
+RUN touch /app/s && chmod 6755 /app/s && chown 12:13 /app/s && cp /etc/passwd /app/i && chown app:50 /app/i && chmod 640 /app/i && cp -a /app /copy && mv /app/sub /app/moved
+RUN tar cf /t.tar -C /copy . && mkdir /out && tar xf /t.tar -C /out && rm /t.tar && chown root:root /out/f && chown -R 0:0 /out/sub
+RUN cd /out && find . -user app | sort > /found && stat -c '%n %u:%g %a' . f h i s sub sub/l ../app/moved/l /srv/tree/x /copy/p > /stats && ls -ln / > /dev/null && test -O /out/f
+RUN --mount=type=tmpfs,target=/mnt mkdir /mnt/a && ln -s a /mnt/l && chown 3:4 /mnt/a && chown -h 3:4 /mnt/l && stat -c %u:%g /mnt/a /mnt/l > /memory
+RUN mkdir -p /jail/bin /jail/d && cp /bin/busybox /jail/bin/sh && ln /jail/bin/sh /jail/bin/chown && chown 21 /jail/d && ln -s /d /jail/to && chroot /jail /bin/sh -c 'cd /d && /bin/chown 23:24 ../to && : > f && /bin/chown 25 f ../../../bin/sh'
+RUN mv /srv/tree /srv/moved && mkdir /srv/tree && rm -r /copy && chown 4294967294:5 /found && ! chown 1 /nothing && ! chown 1 /sys/kernel
+FROM base
+COPY --from=base /app /again
+";
+
+#[test]
+fn e2_1_with_one_id_files_are_given_to_others() {
+    let bed = Bed::with_registry();
+    let context = bed.context("owners", &[("Dockerfile", OWNERS), ("tree/x", "x"), ("tree/y/z", "z")]);
+    let build = bed.build(&context).env("SOURCE_DATE_EPOCH", EPOCH);
+    let root = build.clone().output(&bed.path("root.tar")).ok().image();
+    let user = build.as_user(NOBODY).ok().image();
+    for name in ["found", "stats", "memory"] {
+        let text = |image: &integration_tests::Image| String::from_utf8(image.file(name).expect(name)).expect("text");
+        assert_eq!(text(&user), text(&root), "{name}");
+        assert!(!text(&root).is_empty(), "{name}");
+    }
+    for (number, (ours, theirs)) in user.layers.iter().zip(&root.layers).enumerate() {
+        let owners = |layer: &[Entry]| layer.iter().map(|entry| format!("{} {:?} {:o}", entry.path, entry.owner, entry.mode)).collect::<Vec<_>>();
+        assert_eq!(owners(ours), owners(theirs), "layer {number}");
+    }
+    assert_eq!(user.digest, root.digest);
+}
+
 #[test]
 fn e2_1_packages_are_installed_with_a_user_of_their_own() {
     let bed = Bed::with_registry();
@@ -130,7 +165,14 @@ fn e2_1_packages_are_installed_with_a_user_of_their_own() {
     let text =
         "FROM debian:test\nRUN apt-get update -q && apt-get install -q -y --no-install-recommends less && install -o _apt -m 600 /dev/null /by-apt\n";
     let context = bed.context("context", &[("Dockerfile", text)]);
+    // Without subordinate ids apt downloads as root, and gives files to `_apt` all the same.
+    let one_id = bed.build(&context).as_user(NOBODY).ok().image();
     let image = bed.build(&context).as_user(USER).ok().image();
+    // Its own directories for downloads excepted, which are root's then.
+    let downloads = ["var/cache/apt/archives/partial", "var/lib/apt/lists/auxfiles", "var/lib/apt/lists/partial"];
+    let others = |layer: &[Entry]| layer.iter().filter(|entry| !downloads.contains(&entry.path.as_str())).cloned().collect::<Vec<_>>();
+    let owners = |layer: &[Entry]| others(layer).iter().map(|entry| format!("{} {:?} {:o}", entry.path, entry.owner, entry.mode)).collect::<Vec<_>>();
+    assert_eq!(owners(&one_id.layers[1]), owners(&image.layers[1]));
     let installed = &image.layers[1];
     let entry = |path: &str| installed.iter().find(|entry| entry.path == path).unwrap_or_else(|| panic!("{path} is not in the layer"));
     assert_eq!(entry("usr/bin/less").owner, (0, 0));

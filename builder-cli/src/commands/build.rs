@@ -60,7 +60,7 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
         "standard output can't hold a result and --diagnostics; give --diagnostics a file with ,dest=FILE"
     );
     if let Ids::One { lack } = &entered.ids {
-        plan.warnings.push(format!("only user 0 is available to steps, and changing owners in them fails: {lack}"));
+        plan.warnings.push(format!("only user 0 is available to steps, and none of their programs can become another: {lack}"));
     }
     for warning in &plan.warnings {
         if !plan.quiet {

@@ -27,6 +27,7 @@ use builder_snapshot::{SnapshotError, TreePath};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::apt;
 use super::caches::{Caches, Origin};
 use super::emulator::{self, Emulation};
 use super::host_ca;
@@ -296,6 +297,9 @@ impl Execution<'_> {
             let source = SandboxMountSource::MemoryFile { bytes: bundle.to_vec(), mode: 0o444, uid: 0, gid: 0 };
             mounts.push(SandboxMount { target: TreePath::new(host_ca::FILE).expect("a clean constant"), source, read_only: true });
         }
+        let apt = apt::setting(&tree).map_err(text)?;
+        let has_apt_setting = apt.is_some();
+        mounts.extend(apt);
         let top_lower = self.stubs.prepare_with(&tree, &targets, &shown).map_err(text)?;
         // The tree's descriptors are not needed any more.
         drop(tree);
@@ -306,7 +310,7 @@ impl Execution<'_> {
         let spec = ProcessSpec {
             root,
             argv,
-            env: self.environment(),
+            env: self.environment(has_apt_setting),
             cwd: PathBuf::from(&self.op.cwd),
             user,
             hostname: self.op.hostname.clone(),
@@ -322,6 +326,7 @@ impl Execution<'_> {
             timeout: self.timeout(),
             hosts: hosts(&self.op.hostname, &self.op.extra_hosts),
             resolv_conf,
+            owners: snapshot.owners(),
         };
         let room = self.store.room();
         let times_full = room.times_full();
@@ -437,7 +442,7 @@ impl Execution<'_> {
             && let Some(lack) = user_namespace::lack()
         {
             // The program said no more than `Invalid argument`, or `Operation not permitted`.
-            self.target.warning(&format!("if it wanted to give files to another user, or to become one: here there is only user 0, because {lack}"));
+            self.target.warning(&format!("if it wanted to become another user: here there is only user 0, because {lack}"));
         }
         if was_full { StepError::DiskFull { process, code, store: self.store.root().to_owned() } } else { StepError::ExitCode { process, code } }
     }
@@ -479,7 +484,7 @@ impl Execution<'_> {
     }
 
     /// In this order (`features.md` E1.9): the stage's, proxies, PATH, secrets.
-    fn environment(&self) -> Vec<(OsString, OsString)> {
+    fn environment(&self, has_apt_setting: bool) -> Vec<(OsString, OsString)> {
         use std::os::unix::ffi::OsStringExt as _;
 
         let mut env: Vec<(OsString, OsString)> =
@@ -494,6 +499,9 @@ impl Execution<'_> {
                     env.push((name.into(), format!("/{}", host_ca::FILE).into()));
                 }
             }
+        }
+        if has_apt_setting && !env.iter().any(|(name, _)| name == apt::VARIABLE) {
+            env.push((apt::VARIABLE.into(), apt::VALUE.into()));
         }
         for mount in &self.op.mounts {
             if let MountKind::Secret { id, env: Some(name), .. } = &mount.kind {
@@ -727,7 +735,7 @@ mod tests {
             target: Arc::new(Nowhere),
             clear_cache: &|_| false,
         };
-        let env: Vec<String> = execution.environment().iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
+        let env: Vec<String> = execution.environment(false).iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();
         assert_eq!(env, ["A=1", "http_proxy=http://proxy", &format!("PATH={DEFAULT_PATH}"), "S=value", "N="]);
     }
 

@@ -3,6 +3,7 @@
 //! [`TreeValue`] is what travels along the edges of the graph. Work that blocks (files, processes, hashing) crosses to threads of its own
 //! through one bridge, [`Blocking`], whose permits bound how many there are.
 
+mod apt;
 mod caches;
 mod emulator;
 pub mod exec;

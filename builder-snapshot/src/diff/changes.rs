@@ -14,6 +14,7 @@ use crate::error::SnapshotError;
 use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::RootDir;
+use crate::snapshot::Owners;
 use crate::sys;
 use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
 use crate::tree::{Child, Found, FoundKind, MergedTree, meta_of_stat};
@@ -66,6 +67,7 @@ pub(super) struct Collector<'a> {
     pub(super) root: RootDir,
     pub(super) lower: &'a MergedTree,
     started_nanos: i128,
+    owners: &'a Owners,
     seen: Vec<Seen>,
     inodes: Vec<Inode>,
     by_inode: HashMap<(u64, u64), usize>,
@@ -83,10 +85,10 @@ fn nanos(time: Timestamp) -> i128 {
 
 impl<'a> Collector<'a> {
     /// Compares the directory `dir` with `lower`. Times from `started` on are marked as made by the step.
-    pub(super) fn new(dir: &Path, lower: &'a MergedTree, started: Timestamp) -> Result<Self, SnapshotError> {
+    pub(super) fn new(dir: &Path, lower: &'a MergedTree, started: Timestamp, owners: &'a Owners) -> Result<Self, SnapshotError> {
         let root = RootDir::open(dir).map_err(SnapshotError::io("open", dir.display()))?;
         let started_nanos = nanos(started) - CLOCK_TICK_NANOS;
-        Ok(Self { root, lower, started_nanos, seen: Vec::new(), inodes: Vec::new(), by_inode: HashMap::new() })
+        Ok(Self { root, lower, started_nanos, owners, seen: Vec::new(), inodes: Vec::new(), by_inode: HashMap::new() })
     }
 
     /// Opens the directory at exactly `path`.
@@ -139,7 +141,8 @@ impl<'a> Collector<'a> {
     pub(super) fn not_a_directory(&mut self, parent: impl AsFd, name: &[u8], path: TreePath, stat: &Stat) -> Result<(), SnapshotError> {
         let (major, minor) = (fs::major(stat.st_rdev), fs::minor(stat.st_rdev));
         let stand_in = stand_in::at(&parent, sys::fs::name(name), stat).map_err(SnapshotError::io("read attributes of", path.display()))?;
-        let meta = self.meta(stand_in.meant(meta_of_stat(stat)), Vec::new());
+        let meant = self.owners.meant(&parent, sys::fs::name(name), stand_in.meant(meta_of_stat(stat)));
+        let meta = self.meta(meant, Vec::new());
         let node = match sys::fs::file_type(stat) {
             // Before anything looks at inodes: overlay links all its whiteouts to one.
             _ if sys::fs::is_whiteout(stat) => {

@@ -10,7 +10,7 @@ use rustix::fs::{self, FileType};
 
 use crate::error::SnapshotError;
 use crate::path::TreePath;
-use crate::snapshot::Fingerprints;
+use crate::snapshot::{Fingerprints, Owners};
 use crate::sys;
 use crate::toc::Timestamp;
 use crate::tree::{Child, MergedTree};
@@ -21,8 +21,14 @@ use super::changes::{Changes, Collector};
 ///
 /// # Errors
 /// Reading fails; a path is too long to be kept.
-pub(crate) fn copy_changes(copy: &Path, lower: &MergedTree, known: &Fingerprints, started: Timestamp) -> Result<Changes, SnapshotError> {
-    let mut collector = Collector::new(copy, lower, started)?;
+pub(crate) fn copy_changes(
+    copy: &Path,
+    lower: &MergedTree,
+    known: &Fingerprints,
+    started: Timestamp,
+    owners: &Owners,
+) -> Result<Changes, SnapshotError> {
+    let mut collector = Collector::new(copy, lower, started, owners)?;
     let mut pending = vec![TreePath::root()];
     while let Some(path) = pending.pop() {
         let dir = collector.open_dir(&path)?;

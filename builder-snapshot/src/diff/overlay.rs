@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use crate::error::SnapshotError;
 use crate::path::TreePath;
-use crate::snapshot::OpenDirs;
+use crate::snapshot::{OpenDirs, Owners};
 use crate::sys;
 use crate::toc::{Node, Timestamp};
 use crate::tree::MergedTree;
@@ -19,14 +19,15 @@ use crate::tree::MergedTree;
 use super::changes::{Changes, Collector};
 use super::opaque_whiteouts;
 
-/// Compares the upper directory of an overlay on `lower` with what is below it. Times from `started` on are marked as made by the step.
+/// Compares the upper directory of an overlay on `lower` with what is below it. Times from `started` on are marked as made by the step, and `owners` says
+/// whose what cannot carry its owner is.
 ///
 /// Leaves in the directory what the table says and nothing else: opaque directories are replaced by whiteouts, unchanged things removed.
 ///
 /// # Errors
 /// Reading or tidying fails; a path is too long to be kept.
-pub fn take_upper(upper: &Path, lower: &MergedTree, started: Timestamp) -> Result<Changes, SnapshotError> {
-    let mut walk = Walk { collector: Collector::new(upper, lower, started)?, opaque: Vec::new() };
+pub fn take_upper(upper: &Path, lower: &MergedTree, started: Timestamp, owners: &Owners) -> Result<Changes, SnapshotError> {
+    let mut walk = Walk { collector: Collector::new(upper, lower, started, owners)?, opaque: Vec::new() };
     let root = TreePath::root();
     let dir = walk.collector.open_dir(&root)?;
     let stat = fs::fstat(&dir).map_err(|e| SnapshotError::io("read", root.display())(e.into()))?;

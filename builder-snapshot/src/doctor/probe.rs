@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Signal, WaitOptions};
@@ -146,6 +147,7 @@ fn try_sandbox(dir: &Path) -> Result<Vec<String>, Fault> {
         timeout: None,
         hosts: Vec::new(),
         resolv_conf: Vec::new(),
+        owners: Arc::default(),
     };
     let mut heard = Warnings(Vec::new());
     match exec::run(spec, &mut heard, None) {

@@ -6,9 +6,11 @@
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::path::TreePath;
+use crate::snapshot::Owners;
 
 pub mod stubs;
 
@@ -16,6 +18,7 @@ mod control_group;
 mod error;
 mod limits;
 mod network;
+mod ownership;
 mod plan;
 mod seccomp;
 mod supervise;
@@ -61,6 +64,8 @@ pub struct ProcessSpec {
     pub hosts: Vec<u8>,
     /// Content of /etc/resolv.conf.
     pub resolv_conf: Vec<u8>,
+    /// Where owners are kept that the disk cannot hold: [`crate::snapshot::ActiveSnapshot::owners`].
+    pub owners: Arc<Owners>,
 }
 
 /// A user as numbers.

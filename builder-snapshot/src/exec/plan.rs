@@ -15,19 +15,22 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, open_tree,
 };
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::process::{Resource, Rlimit, getrlimit};
 use rustix::thread::Gid;
 
 use super::control_group::ControlGroup;
 use super::error::ExecError;
-use super::{NetworkMode, ProcessSpec, ResolvedUser, SandboxMount, SandboxMountSource, SecurityMode, limits, seccomp};
+use super::{NetworkMode, ProcessSpec, ResolvedUser, SandboxMount, SandboxMountSource, SecurityMode, limits, ownership, seccomp};
 use crate::path::TreePath;
+use crate::snapshot::Owners;
 use crate::sys::child::{
     self, DETAIL_FILE_SYSTEM, DETAIL_INTERPRETER, DETAIL_MAKE_TARGET, DETAIL_TARGET, DeviceNode, EMPTY_DIRECTORY, Failure, Missing, PointerArray,
     STAGE, Step, Target,
@@ -85,6 +88,9 @@ pub(super) struct SandboxPlan {
     pub(super) group: Option<ControlGroup>,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    /// Where the child says how it can be asked about owners; none where the kernel knows all of them.
+    pub(super) questions: Option<OwnedFd>,
+    pub(super) owners: Arc<Owners>,
     pub(super) warnings: Vec<String>,
     program: String,
 }
@@ -140,15 +146,14 @@ impl SandboxPlan {
         steps.push(Step::Streams { stdout: stdout_write, stderr: stderr_write });
         steps.extend(limits.into_iter().map(|(resource, limit)| Step::Limit { resource, limit }));
         steps.push(Step::Session);
-        if !insecure {
-            match seccomp::program() {
-                Some(program) => steps.push(Step::Seccomp { program }),
-                None => warnings.push("no system call filter is known for this processor: the process runs without one".to_owned()),
-            }
+        let filter = if insecure { None } else { seccomp::program() };
+        if !insecure && filter.is_none() {
+            warnings.push("no system call filter is known for this processor: the process runs without one".to_owned());
         }
+        let questions = filters(&mut steps, filter)?;
         identity(&mut steps, &spec.user, if insecure { own } else { own & DEFAULT_CAPABILITIES }, insecure);
         steps.push(Step::Exec { candidates, argv: PointerArray::new(argv), env: PointerArray::new(environment) });
-        Ok(Self { steps, new_network, group, stdout, stderr, warnings, program })
+        Ok(Self { steps, new_network, group, stdout, stderr, questions, owners: spec.owners, warnings, program })
     }
 
     /// What it means that a step was left out.
@@ -251,6 +256,24 @@ fn give(file: &OwnedFd, uid: u32, gid: Option<u32>) -> Result<(), Errno> {
         Err(Errno::INVAL) if !IdMap::current().is_initial => Ok(()),
         result => result,
     }
+}
+
+/// The system call filter, and on the rung with one id one that asks about owners.
+fn filters(steps: &mut Vec<Step>, filter: Option<Vec<libc::sock_filter>>) -> Result<Option<OwnedFd>, ExecError> {
+    let asking = match (IdMap::current().is_one_id, &filter) {
+        (false, _) => None,
+        (true, Some(_)) => seccomp::program_asking(&ownership::calls()),
+        (true, None) => seccomp::program_only_asking(&ownership::calls()),
+    };
+    let Some(asking) = asking else {
+        steps.extend(filter.map(|program| Step::Seccomp { program }));
+        return Ok(None);
+    };
+    let pair = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let (ours, childs) = pair.map_err(sandbox("make a pair of sockets"))?;
+    let socket = above_streams(childs).map_err(sandbox("prepare a socket"))?;
+    steps.push(Step::AskingSeccomp { asking, plain: filter, socket });
+    Ok(Some(ours))
 }
 
 /// Everything between the clone's end and the program's start that needs no name.
@@ -605,7 +628,9 @@ fn explain(step: &Step, failure: Failure, program: &str) -> ExecError {
             (format!("set resource limit {resource:?}"), "; the kernel's own maximum is in /proc/sys/fs/nr_open for open files")
         }
         Step::Session => (action("begin a session".to_owned()), ""),
-        Step::Seccomp { .. } => (action("load the system call filter".to_owned()), "; the kernel needs CONFIG_SECCOMP_FILTER"),
+        Step::Seccomp { .. } | Step::AskingSeccomp { .. } => {
+            (action("load the system call filter".to_owned()), "; the kernel needs CONFIG_SECCOMP_FILTER")
+        }
         Step::BoundCapabilities { .. } | Step::SetCapabilities { .. } => (action("drop capabilities".to_owned()), ""),
         Step::Become { uid, gid, .. } if failure.errno == Errno::INVAL && IdMap::current().is_one_id => {
             // Said when the namespace was entered; a program that entered it by other means knows why.

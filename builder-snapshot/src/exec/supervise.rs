@@ -1,6 +1,7 @@
 //! Watching a sandboxed process: its output, its end, its cancellation.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::time::Instant;
 
 use rustix::io::Errno;
@@ -9,8 +10,8 @@ use rustix::process::WaitIdStatus;
 use super::control_group::ControlGroup;
 use super::error::ExecError;
 use super::plan::SandboxPlan;
-use super::{Cancel, ExitReport, OutputSink, OutputStream, ProcessSpec};
-use crate::sys::child::DETAIL_FORGIVEN;
+use super::{Cancel, ExitReport, OutputSink, OutputStream, ProcessSpec, ownership};
+use crate::sys::child::{DETAIL_FORGIVEN, Step};
 use crate::sys::process::{self, Child};
 
 /// How much is read at once: what a pipe holds.
@@ -35,7 +36,7 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
     let lost = |source| ExecError::refused("watch the process".to_owned(), source, "");
     // A time beyond the clock's end is none.
     let until = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-    let killed = watch(&child, [&plan.stdout, &plan.stderr], output, cancel, until).map_err(lost)?;
+    let killed = answering(&mut plan, |plan| watch(&child, [&plan.stdout, &plan.stderr], output, cancel, until)).map_err(lost)?;
     let status = child.wait().map_err(|source| {
         let remedy = "; nothing else in this program may wait for children it did not start, nor ignore SIGCHLD";
         ExecError::refused("learn how the process ended".to_owned(), source, remedy)
@@ -61,6 +62,23 @@ pub fn run(spec: ProcessSpec, output: &mut dyn OutputSink, cancel: Option<&Cance
             ExitReport::OutOfMemory { limit_bytes: None }
         }
         (report, _) => report,
+    })
+}
+
+/// Watches, and answers what the process asks meanwhile, on a thread of its own.
+fn answering<T>(plan: &mut SandboxPlan, watch: impl FnOnce(&SandboxPlan) -> std::io::Result<T>) -> std::io::Result<T> {
+    let Some(questions) = plan.questions.take() else { return watch(plan) };
+    // The child has its copy: what is left of this end would hide that the child's is gone. The place in the list stays, for failures to be explained by.
+    for step in plan.steps.iter_mut().filter(|step| matches!(step, Step::AskingSeccomp { .. })) {
+        *step = Step::Seccomp { program: Vec::new() };
+    }
+    let (stop, stopping) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
+    let owners = Arc::clone(&plan.owners);
+    std::thread::scope(|scope| {
+        std::thread::Builder::new().name("owners".to_owned()).spawn_scoped(scope, || ownership::serve(questions, &stop, &owners))?;
+        let watched = watch(plan);
+        drop(stopping);
+        watched
     })
 }
 

@@ -134,6 +134,19 @@ pub(crate) fn set_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
     }
 }
 
+/// Whose the file or directory at `path` is said to be. Links are followed.
+pub(crate) fn owner_at(path: &Path) -> Option<(u32, u32)> {
+    let mut value = [0_u8; 32];
+    let length = fs::getxattr(path, sys::fs::name(OWNER), &mut value).ok()?;
+    owner(&value[..length])
+}
+
+/// As [`set_owner`], for what may have had another owner before: an attribute that is not true any more goes.
+pub(crate) fn change_owner(file: impl AsFd, uid: u32, gid: u32) -> io::Result<()> {
+    set_owner(&file, uid, gid)?;
+    if (uid, gid) == (0, 0) { sys::fs::remove_xattr(&file, OWNER) } else { Ok(()) }
+}
+
 /// Gives an open file or directory this mode, or one that does not bind its owner, and says in an attribute which it is meant to have.
 pub(crate) fn set_mode(file: impl AsFd, stat: &Stat, wanted: u32) -> io::Result<()> {
     let held = held_mode(wanted, sys::fs::file_type(stat) == FileType::Directory);

@@ -45,6 +45,7 @@ use crate::tree::{MergedTree, is_layer_of_nothing, meta_of_stat};
 mod copy;
 mod dirs;
 mod overlay;
+mod owners;
 mod snapshotter;
 mod table;
 mod writer;
@@ -52,6 +53,7 @@ mod writer;
 pub(crate) use copy::{Copier, Fingerprints};
 use copy::{Idle, WorkingCopy};
 pub(crate) use dirs::OpenDirs;
+pub use owners::Owners;
 pub use snapshotter::{Snapshotter, SnapshotterKind, View, ViewFiles, probe};
 pub use writer::{Device, FileContent, LinkSource, ListedFile, TreeWriter};
 
@@ -63,6 +65,7 @@ pub struct ActiveSnapshot {
     upper: PathBuf,
     /// What the process runs on, if that is no overlay.
     copied: Option<Copied>,
+    owners: Arc<Owners>,
 }
 
 #[derive(Debug)]
@@ -95,14 +98,16 @@ impl ActiveSnapshot {
             set_mtime_of(&fd, meta.mtime)
         };
         set().map_err(SnapshotError::io("change", upper.display()))?;
-        Ok(Self { dir, lowers: lowers.to_vec(), upper, copied: None })
+        let owners = Arc::new(Owners::of_step(lowers, upper.clone()));
+        Ok(Self { dir, lowers: lowers.to_vec(), upper, copied: None, owners })
     }
 
     /// As [`ActiveSnapshot::create`], for a process that runs on a copy: one that is idle, if one fits.
     fn create_copied(tmp: &Path, lowers: &[PathBuf], idle: &Arc<Idle>, reason: Option<String>) -> Result<Self, SnapshotError> {
         let snapshot = Self::create(tmp, lowers)?;
-        let copy = Mutex::new(idle.take(tmp, lowers)?);
-        Ok(Self { copied: Some(Copied { copy, idle: Arc::clone(idle), reason }), ..snapshot })
+        let copy = idle.take(tmp, lowers)?;
+        let owners = Arc::new(Owners::of_step(lowers, copy.fs().to_owned()));
+        Ok(Self { copied: Some(Copied { copy: Mutex::new(copy), idle: Arc::clone(idle), reason }), owners, ..snapshot })
     }
 
     /// Why the process runs on a copy of the layers, which costs time, if it was not told to; what could be done about it.
@@ -144,6 +149,12 @@ impl ActiveSnapshot {
     #[must_use]
     pub fn changed_files(&self) -> PathBuf {
         self.copied.as_ref().map_or_else(|| self.upper.clone(), |copied| copied.copy().fs().to_owned())
+    }
+
+    /// Where a process's owners of what cannot carry them are kept for the commit.
+    #[must_use]
+    pub fn owners(&self) -> Arc<Owners> {
+        Arc::clone(&self.owners)
     }
 
     /// Whether the process may have changed what is at `path`: where it has not, [`ActiveSnapshot::changed_files`] has nothing, or what was shown to it.
@@ -194,9 +205,9 @@ impl ActiveSnapshot {
         let toc = match self.copied.take() {
             Some(Copied { copy, idle, .. }) => {
                 let copy = copy.into_inner().unwrap_or_else(PoisonError::into_inner);
-                copy.take_changes(lower, started, &self.upper, &idle)?
+                copy.take_changes(lower, (started, &self.owners), &self.upper, &idle)?
             }
-            None => diff::take_upper(&self.upper, lower, started)?.toc,
+            None => diff::take_upper(&self.upper, lower, started, &self.owners)?.toc,
         };
         self.commit_written(toc)
     }

@@ -23,6 +23,8 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit, Signal};
 use rustix::thread::{Gid, Uid};
 
+use super::notification;
+
 /// A failed step's answer.
 type Taken = Result<(), Failure>;
 
@@ -122,6 +124,9 @@ pub(crate) enum Step {
     Session,
     /// Loads the system call filter, while that needs no no_new_privs.
     Seccomp { program: Vec<libc::sock_filter> },
+    /// Loads a filter that asks, and sends whoever is to answer the place where the questions arrive. Where that is impossible (only one filter of a process
+    /// can ask, and an engine around the builder may have it): the plain one, if there is one.
+    AskingSeccomp { asking: Vec<libc::sock_filter>, plain: Option<Vec<libc::sock_filter>>, socket: OwnedFd },
     /// Drops capabilities from the bounding set and clears the ambient set.
     BoundCapabilities { keep: u64 },
     /// Becomes the user.
@@ -256,6 +261,10 @@ fn take(steps: &mut [Step], index: usize, report: BorrowedFd<'_>) -> Taken {
         Step::Limit { resource, limit } => Ok(rustix::process::setrlimit(*resource, *limit)?),
         Step::Session => session(),
         Step::Seccomp { program } => load_filter(program),
+        Step::AskingSeccomp { asking, plain, socket } => match notification::load_filter(asking) {
+            Ok(listener) => Ok(notification::send_descriptor(socket, listener)?),
+            Err(_) => plain.as_deref().map_or(Ok(()), load_filter),
+        },
         Step::BoundCapabilities { keep } => bound_capabilities(*keep),
         Step::Become { uid, gid, groups } => become_user(*uid, *gid, groups.as_deref()),
         Step::SetCapabilities { permitted } => set_capabilities(*permitted),
@@ -273,6 +282,7 @@ pub(crate) fn needed(steps: &[Step], report: BorrowedFd<'_>) -> Vec<RawFd> {
             Step::EnterRoot { mount } | Step::Attach { mount, .. } | Step::Stage { mount } => keep.push(mount.as_raw_fd()),
             Step::JoinGroups { doors, .. } => keep.extend(doors.iter().map(AsRawFd::as_raw_fd)),
             Step::EnterNetwork { namespace } => keep.push(namespace.as_raw_fd()),
+            Step::AskingSeccomp { socket, .. } => keep.push(socket.as_raw_fd()),
             Step::FillDev { devices } => keep.extend(devices.iter().filter_map(|device| Some(device.existing.as_ref()?.as_raw_fd()))),
             Step::Streams { stdout, stderr } => keep.extend([stdout.as_raw_fd(), stderr.as_raw_fd()]),
             _ => {}
@@ -459,7 +469,7 @@ pub(crate) fn set_attributes(mount: &OwnedFd, set: u64, clear: u64) -> Result<()
     check(result)
 }
 
-fn check(result: libc::c_long) -> Result<(), Errno> {
+pub(super) fn check(result: libc::c_long) -> Result<(), Errno> {
     if result < 0 {
         // SAFETY: errno is this thread's own.
         return Err(Errno::from_raw_os_error(unsafe { *libc::__errno_location() }));

@@ -7,4 +7,5 @@ pub(crate) mod fs;
 pub(crate) mod memory;
 pub(crate) mod mount;
 pub(crate) mod network;
+pub(crate) mod notification;
 pub(crate) mod process;

@@ -19,7 +19,7 @@
 //!
 //! With ranges of subordinate ids (`/etc/subuid`, `/etc/subgid`) a tree's owners stand on disk, moved by the map. What the disk cannot hold (owners that
 //! are not in the map, all but root when there is no range; device nodes, which nobody may make in a user namespace; modes, where there is no namespace) stands in attributes of the files,
-//! see [`crate::layer`]; tables of contents, and so exported layers, are the same as root's.
+//! see [`crate::layer`], and steps are told so (`exec::ownership`); tables of contents, and so exported layers, are the same as root's.
 //!
 //! # What this does not do
 //!

@@ -42,6 +42,8 @@ const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Action {
     Allow,
+    /// The builder answers, see `exec::ownership`.
+    Ask,
     Refuse(u16),
     When(Condition),
 }
@@ -75,6 +77,29 @@ pub(crate) fn program() -> Option<Vec<sock_filter>> {
     PROGRAM.clone()
 }
 
+/// The same filter, but that of what it allows the builder is asked about the calls of these numbers, in the machine's own numbering.
+pub(crate) fn program_asking(asked: &[u32]) -> Option<Vec<sock_filter>> {
+    let native = native_architecture()?;
+    let architectures: Vec<(u32, Architecture)> = architectures_of_this_machine();
+    Some(assemble_with(&architectures, |audit, number, action| match action {
+        Action::Allow if audit == native && asked.contains(&number) => Action::Ask,
+        action => action,
+    }))
+}
+
+/// A filter that allows everything and asks about these calls.
+pub(crate) fn program_only_asking(asked: &[u32]) -> Option<Vec<sock_filter>> {
+    let native = native_architecture()?;
+    let mut program =
+        vec![instruction(LOAD, OFFSET_ARCHITECTURE), jump(JUMP_IF_EQUAL, native, 1, 0), answer(Action::Allow), instruction(LOAD, OFFSET_NUMBER)];
+    for number in asked {
+        program.push(jump(JUMP_IF_EQUAL, *number, 0, 1));
+        program.push(answer(Action::Ask));
+    }
+    program.push(answer(Action::Allow));
+    Some(program)
+}
+
 /// How the kernel calls this program's architecture; none where no table was written for it.
 fn native_architecture() -> Option<u32> {
     if cfg!(target_arch = "x86_64") {
@@ -87,20 +112,30 @@ fn native_architecture() -> Option<u32> {
 }
 
 fn assemble_for_this_machine() -> Option<Vec<sock_filter>> {
+    let architectures = architectures_of_this_machine();
+    (!architectures.is_empty()).then(|| assemble(&architectures))
+}
+
+fn architectures_of_this_machine() -> Vec<(u32, Architecture)> {
     if cfg!(target_arch = "x86_64") {
-        Some(assemble(&[(AUDIT_ARCH_X86_64, Architecture::X86_64), (AUDIT_ARCH_I386, Architecture::I386)]))
+        vec![(AUDIT_ARCH_X86_64, Architecture::X86_64), (AUDIT_ARCH_I386, Architecture::I386)]
     } else if cfg!(target_arch = "aarch64") {
-        Some(assemble(&[(AUDIT_ARCH_AARCH64, Architecture::Aarch64)]))
+        vec![(AUDIT_ARCH_AARCH64, Architecture::Aarch64)]
     } else {
-        None
+        Vec::new()
     }
 }
 
 fn assemble(architectures: &[(u32, Architecture)]) -> Vec<sock_filter> {
+    assemble_with(architectures, |_, _, action| action)
+}
+
+/// With the actions of the table changed by `change`, which gets the architecture, the number and the action.
+fn assemble_with(architectures: &[(u32, Architecture)], change: impl Fn(u32, u32, Action) -> Action) -> Vec<sock_filter> {
     let mut program = vec![instruction(LOAD, OFFSET_ARCHITECTURE)];
     for (audit, architecture) in architectures {
         let mut branch = vec![instruction(LOAD, OFFSET_NUMBER)];
-        branch.extend(tree(&ranges(*architecture)));
+        branch.extend(tree(&ranges(*architecture, |number, action| change(*audit, number, action))));
         // Equal: over the jump, into the branch. Otherwise over the branch.
         program.push(jump(JUMP_IF_EQUAL, *audit, 1, 0));
         program.push(instruction(JUMP, branch.len() as u32));
@@ -112,13 +147,16 @@ fn assemble(architectures: &[(u32, Architecture)]) -> Vec<sock_filter> {
 }
 
 /// The actions as ranges: each entry holds from its number up to the next one's.
-fn ranges(architecture: Architecture) -> Vec<(u32, Action)> {
+fn ranges(architecture: Architecture, change: impl Fn(u32, Action) -> Action) -> Vec<(u32, Action)> {
     let mut known: Vec<(u32, Action)> = Vec::new();
     for &(_, x86_64, i386, aarch64) in SYSCALLS {
         known.extend(pick(architecture, x86_64, i386, aarch64).map(|number| (number, Action::Allow)));
     }
     for &(_, [x86_64, i386, aarch64], action) in CONDITIONS {
         known.extend(pick(architecture, x86_64, i386, aarch64).map(|number| (number, action)));
+    }
+    for (number, action) in &mut known {
+        *action = change(*number, *action);
     }
     known.sort_by_key(|(number, _)| *number);
 
@@ -187,6 +225,7 @@ fn leaf(action: Action) -> Vec<sock_filter> {
 fn answer(action: Action) -> sock_filter {
     match action {
         Action::Refuse(errno) => instruction(RETURN, libc::SECCOMP_RET_ERRNO | u32::from(errno)),
+        Action::Ask => instruction(RETURN, libc::SECCOMP_RET_USER_NOTIF),
         _ => instruction(RETURN, libc::SECCOMP_RET_ALLOW),
     }
 }
@@ -249,6 +288,24 @@ mod tests {
         assert_eq!(evaluate(&program, 0x1234, 0, 0), libc::SECCOMP_RET_ERRNO | u32::from(ENOSYS));
         // Calls of the x32 numbering.
         assert_eq!(evaluate(&program, AUDIT_ARCH_X86_64, 0x4000_0000, 0), libc::SECCOMP_RET_ERRNO | u32::from(ENOSYS));
+    }
+
+    #[test]
+    fn only_what_is_allowed_is_asked_about() {
+        let (fchown, mount) = (libc::SYS_fchown as u32, libc::SYS_mount as u32);
+        let native = native_architecture().expect("a processor with a table");
+        let (plain, asking) = (program().expect("a filter"), program_asking(&[fchown, mount]).expect("a filter"));
+        for number in 0..NEWEST_SYSCALL + 50 {
+            let expected = if number == fchown { libc::SECCOMP_RET_USER_NOTIF } else { evaluate(&plain, native, number, 0) };
+            assert_eq!(evaluate(&asking, native, number, 0), expected, "{number}");
+            assert_eq!(evaluate(&asking, AUDIT_ARCH_I386, number, 0), evaluate(&plain, AUDIT_ARCH_I386, number, 0), "{number}");
+        }
+        let only = program_only_asking(&[fchown]).expect("a filter");
+        assert_eq!(evaluate(&only, native, fchown, 0), libc::SECCOMP_RET_USER_NOTIF);
+        assert_eq!(
+            (evaluate(&only, native, mount, 0), evaluate(&only, AUDIT_ARCH_I386, fchown, 0)),
+            (libc::SECCOMP_RET_ALLOW, libc::SECCOMP_RET_ALLOW)
+        );
     }
 
     #[test]

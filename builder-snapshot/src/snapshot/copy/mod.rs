@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::{self, AtFlags, FileType, Mode};
 
-use super::{OpenDirs, TemporaryDir, root_meta, writer};
+use super::{OpenDirs, Owners, TemporaryDir, root_meta, writer};
 use crate::diff::{self, Changes};
 use crate::error::SnapshotError;
 use crate::path::TreePath;
@@ -248,8 +248,14 @@ impl WorkingCopy {
     }
 
     /// What a process changed; moved into the directory `layer`, which has nothing in it yet. The copy can be used again by who stands on that layer.
-    pub(super) fn take_changes(mut self, lower: &MergedTree, started: Timestamp, layer: &Path, idle: &Arc<Idle>) -> Result<Toc, SnapshotError> {
-        let changes = diff::copy_changes(&self.fs, lower, &self.known, started)?;
+    pub(super) fn take_changes(
+        mut self,
+        lower: &MergedTree,
+        (started, owners): (Timestamp, &Owners),
+        layer: &Path,
+        idle: &Arc<Idle>,
+    ) -> Result<Toc, SnapshotError> {
+        let changes = diff::copy_changes(&self.fs, lower, &self.known, started, owners)?;
         self.move_to(layer, lower, &changes.toc)?;
         match self.tidy(lower, &changes) {
             Ok(()) => {
