@@ -24,7 +24,7 @@ const EPOCH: &str = "1700000000";
 const STEPS: &str = "\
 FROM busybox
 COPY --chown=1000:5 --chmod=4711 a /home/dir/
-RUN rm -r /home/dir && mkdir /home/dir && echo b > /home/dir/b && chmod 700 /home/dir && ln -s /etc /home/dir/link && rm /bin/vi && id -u > /id
+RUN rm -r /home/dir && mkdir /home/dir && echo b > /home/dir/b && chmod 700 /home/dir && ln -s /etc /home/dir/link && rm /bin/vi && id -u > /id && chown -R 7:8 /home/dir && chown -h 9 /home/dir/link && stat -c %u:%g /home/dir/* > /owners
 COPY --from=busybox /bin/busybox /own/busybox
 ";
 const FILES: &str = "\

@@ -14,6 +14,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 
 use base64::Engine as _;
+use tokio::io::AsyncBufReadExt as _;
 use tokio::process::Command;
 
 use builder_snapshot::TreePath;
@@ -163,19 +164,48 @@ impl<'a> Session<'a> {
         self.dir.path().join("tree")
     }
 
-    /// Runs git in the work tree and returns what it prints.
-    async fn git(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
-        let output = Command::new(self.git)
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(self.git);
+        command
             .args(FIXED)
             .args(arguments)
             .env_clear()
             .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .current_dir(if self.work_tree().is_dir() { self.work_tree() } else { self.dir.path().to_path_buf() })
             .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output()
-            .await
-            .map_err(|error| format!("cannot run {}: {error}", self.git))?;
+            .kill_on_drop(true);
+        command
+    }
+
+    /// A few objects can say any number of files: they are counted before one is made.
+    async fn check_size(&self, commit: &str) -> Result<(), StepError> {
+        let failed = |error: std::io::Error| self.failed(&error.to_string());
+        let limits = &self.store.limits().tar;
+        let mut command = self.command(&["ls-tree", "-r", "-t", "-l", "-z", "--full-tree", commit]);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().map_err(failed)?;
+        let mut listed = tokio::io::BufReader::new(child.stdout.take().expect("piped"));
+        let (mut entries, mut bytes, mut line) = (0_u64, 0_u64, Vec::new());
+        while listed.read_until(0, &mut line).await.map_err(failed)? > 0 {
+            entries += 1;
+            // Mode, kind, object, size, and the path after a tab. A directory has no size.
+            let size = line.split(|&b| b == b'\t').next().and_then(|head| head.rsplit(|&b| b == b' ').next());
+            bytes = bytes.saturating_add(size.and_then(|size| std::str::from_utf8(size).ok()?.parse().ok()).unwrap_or(0));
+            for (is, limit, what, name) in [(entries, limits.entries, "entries", "entries"), (bytes, limits.bytes, "bytes", "bytes")] {
+                if is > limit {
+                    return Err(StepError::Other {
+                        message: format!("cannot bring {}: the commit has more than {limit} {what}", self.shown),
+                        help: Some(format!("if that is right, raise the limit with --limit {name}=N")),
+                    });
+                }
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+
+    /// Runs git in the work tree and returns what it prints.
+    async fn git(&self, arguments: &[&str]) -> Result<Vec<u8>, String> {
+        let output = self.command(arguments).output().await.map_err(|error| format!("cannot run {}: {error}", self.git))?;
         if output.status.success() {
             return Ok(output.stdout);
         }
@@ -222,6 +252,7 @@ impl<'a> Session<'a> {
         if String::from_utf8_lossy(&found).trim() != resolved.commit {
             return Err(failed(format!("{} is no commit", resolved.commit)));
         }
+        self.check_size(&resolved.commit).await?;
         // A branch keeps its name in a `.git` that stays; everything else is a detached HEAD.
         match resolved.name.as_deref().and_then(|name| name.strip_prefix("refs/heads/")) {
             Some(branch) if self.wanted.keep_git_dir => {

@@ -9,6 +9,7 @@
 
 mod archives;
 mod corpus;
+mod git;
 mod images;
 mod runtime;
 mod sources;
