@@ -18,6 +18,7 @@ pub mod include;
 pub mod lexer;
 pub mod lint;
 pub mod parser;
+pub mod print;
 pub mod source;
 pub mod stage;
 pub mod suggest;

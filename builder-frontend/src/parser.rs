@@ -172,11 +172,10 @@ impl<'a> Reader<'a> {
         self.last.clone_from(&logical.text);
         let heredocs = match line.heredoc_range() {
             Some(range) => self.heredocs(logical, range)?,
-            None => Vec::new(),
+            None => Heredocs::default(),
         };
-        line.heredocs = &heredocs;
-        let end = heredocs.last().map_or(logical.span.end, |last| last.body_span.end + terminator_length(last));
-        let span = Span { start: logical.span.start, end };
+        line.heredocs = &heredocs.list;
+        let span = Span { start: logical.span.start, end: logical.span.end.max(heredocs.end) };
         match instruction::parse(&line) {
             Ok(kind) => {
                 let instruction = assemble(&line, kind, span);
@@ -203,10 +202,9 @@ impl<'a> Reader<'a> {
     }
 
     /// The bodies of the heredocs that a line opens; `None` if one has no end.
-    pub(crate) fn heredocs(&mut self, logical: &LogicalLine, range: Range<usize>) -> Option<Vec<Heredoc>> {
-        let openings = heredoc::find(&logical.text[range.clone()], range.start);
-        let mut heredocs = Vec::with_capacity(openings.len());
-        for opening in openings {
+    fn heredocs(&mut self, logical: &LogicalLine, range: Range<usize>) -> Option<Heredocs> {
+        let mut heredocs = Heredocs::default();
+        for opening in heredoc::find(&logical.text[range.clone()], range.start) {
             let word = &logical.text[opening.range.clone()];
             let span = logical.span_of(opening.range.clone());
             let body = self.lexer.heredoc_body(&opening.name, opening.strip_tabs);
@@ -218,15 +216,19 @@ impl<'a> Reader<'a> {
                 );
                 return None;
             }
-            heredocs.push(opening.with_body(&body.raw, word, span, body.span));
+            heredocs.list.push(opening.with_body(&body.raw, word, span, body.span));
+            heredocs.end = Span::new(0, body.end).end;
         }
         Some(heredocs)
     }
 }
 
-/// What the terminator adds behind the body; its tabs and line end are left out, because nobody looks there.
-fn terminator_length(heredoc: &Heredoc) -> u32 {
-    u32::try_from(heredoc.name.len()).unwrap_or(0)
+/// The heredocs of one line.
+#[derive(Debug, Default)]
+struct Heredocs {
+    list: Vec<Heredoc>,
+    /// One past the last terminator; 0 if there are none.
+    end: u32,
 }
 
 /// Whether instructions stand where they may (A0.3, A0.4).

@@ -76,6 +76,14 @@ const WORDS: &[&str] = &[
     "  ",
     "[\"a\"]",
     "9999999999",
+    "\n# rbuild:include a\n",
+    "# rbuild:include d/e",
+    "\u{c}",
+    "../",
+    "${A}",
+    "--timeout=1s ",
+    "--retry=1 ",
+    "ARG A=b\n",
 ];
 
 fn mutate(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
@@ -140,6 +148,16 @@ fn any_expansion() {
 #[test]
 fn any_ignore_file() {
     drive("ignore", targets::ignore);
+}
+
+#[test]
+fn any_includes() {
+    drive("include", targets::include);
+}
+
+#[test]
+fn any_conversion() {
+    drive("convert", targets::convert);
 }
 
 #[test]

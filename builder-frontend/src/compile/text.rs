@@ -1,39 +1,11 @@
 //! Texts as the reference builder writes them, because histories are compared word for word: Go's `%v` and durations; and paths.
 
-use std::time::Duration;
-
+pub(crate) use crate::instruction::duration::go_duration;
 pub(crate) use crate::quote::go_quoted_list;
 
 /// As `%v` shows a list of strings: `[a b]`.
 pub(crate) fn go_list(words: &[String]) -> String {
     format!("[{}]", words.join(" "))
-}
-
-/// As Go's `time.Duration` prints: `1m30s`, `500ms`, `0s`.
-pub(crate) fn go_duration(duration: Duration) -> String {
-    let nanos = duration.as_nanos();
-    let fraction = |value: u128, unit: u128, name: &str| {
-        let digits = unit.ilog10() as usize;
-        let rest = format!("{:0digits$}", value % unit);
-        let rest = rest.trim_end_matches('0');
-        let whole = value / unit;
-        if rest.is_empty() { format!("{whole}{name}") } else { format!("{whole}.{rest}{name}") }
-    };
-    match nanos {
-        0 => "0s".to_owned(),
-        1..1_000 => format!("{nanos}ns"),
-        1_000..1_000_000 => fraction(nanos, 1_000, "µs"),
-        1_000_000..1_000_000_000 => fraction(nanos, 1_000_000, "ms"),
-        _ => {
-            let minutes = nanos / 60_000_000_000;
-            let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000, "s");
-            match (minutes / 60, minutes % 60) {
-                (0, 0) => seconds,
-                (0, minutes) => format!("{minutes}m{seconds}"),
-                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
-            }
-        }
-    }
 }
 
 /// `path` joined to the directory `base` unless it is absolute, cleaned as Go's `path.Clean`: absolute, `..` stops at the root.
@@ -111,6 +83,8 @@ pub(crate) fn show_variables<'v>(text: &str, value: impl Fn(&str) -> Option<&'v 
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]

@@ -52,6 +52,33 @@ pub(crate) fn parse(text: &str) -> Option<GoDuration> {
     Some(GoDuration { negative, magnitude: Duration::from_nanos(total) })
 }
 
+/// As Go's `time.Duration` prints: `1m30s`, `500ms`, `0s`.
+pub(crate) fn go_duration(duration: Duration) -> String {
+    let nanos = duration.as_nanos();
+    let fraction = |value: u128, unit: u128, name: &str| {
+        let digits = unit.ilog10() as usize;
+        let rest = format!("{:0digits$}", value % unit);
+        let rest = rest.trim_end_matches('0');
+        let whole = value / unit;
+        if rest.is_empty() { format!("{whole}{name}") } else { format!("{whole}.{rest}{name}") }
+    };
+    match nanos {
+        0 => "0s".to_owned(),
+        1..1_000 => format!("{nanos}ns"),
+        1_000..1_000_000 => fraction(nanos, 1_000, "µs"),
+        1_000_000..1_000_000_000 => fraction(nanos, 1_000_000, "ms"),
+        _ => {
+            let minutes = nanos / 60_000_000_000;
+            let seconds = fraction(nanos % 60_000_000_000, 1_000_000_000, "s");
+            match (minutes / 60, minutes % 60) {
+                (0, 0) => seconds,
+                (0, minutes) => format!("{minutes}m{seconds}"),
+                (hours, minutes) => format!("{hours}h{minutes}m{seconds}"),
+            }
+        }
+    }
+}
+
 fn nanoseconds(unit: &str) -> Option<u64> {
     Some(match unit {
         "ns" => 1,
