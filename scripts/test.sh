@@ -19,7 +19,8 @@ step lints
 cargo clippy --release --workspace --all-targets --locked -- -D warnings
 
 step "the frontend without the engine"
-cargo check --release --locked -p builder-frontend --no-default-features
+cargo tree --locked -p builder-frontend --no-default-features -e normal,build | { ! grep builder-core; }
+cargo clippy --release --locked -p builder-frontend --no-default-features -- -D warnings
 
 step tests
 scripts/on-test-disk.sh cargo nextest run --cargo-profile release --workspace --locked
