@@ -111,6 +111,46 @@ fn e1_1_steps_that_run_at_once_are_in_networks_of_their_own() {
     assert!(file("c").contains("refused"), "{}", file("c"));
 }
 
+#[test]
+fn the_doctor_says_which_network_steps_would_have() {
+    let bed = Bed::new();
+    let context = bed.context("context", &[("Dockerfile", "FROM scratch\n")]);
+    let programs = bed.context("programs", &[("pasta", "#!/bin/sh\necho no tunnels today >&2; exit 1\n")]);
+    std::fs::set_permissions(programs.join("pasta"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+    let build = bed.build(&context);
+    let cases = [
+        (build.clone(), "each step has its own, by /usr/bin/pasta"),
+        (build.clone().env("PATH", "/nonexistent"), "there is no pasta on PATH"),
+        (build.clone().env("PATH", programs), "pasta: no tunnels today"),
+        (build.clone().under(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"]), "--device /dev/net/tun"),
+    ];
+    for (build, words) in cases {
+        let said = build.doctor();
+        assert!(said.code == Some(0) && said.stdout.contains(words), "{words}: {}", said.stdout);
+    }
+}
+
+#[test]
+fn e1_4_names_are_found_behind_a_resolver_that_listens_on_the_machines_loopback_only() {
+    // The machine's resolver, and where it says which servers it asks: nowhere, so that the step's network must lead to it.
+    let bed = Bed::new();
+    let steps = "FROM scratch\nCOPY busybox /bin/busybox\nRUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]\n\
+                 RUN cat /etc/resolv.conf > /servers; nslookup box.example > /found 2>&1; true\n";
+    let context = bed.context("context", &[("Dockerfile", steps)]);
+    std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static");
+    let resolver = format!(
+        "mkdir etc && echo nameserver 127.0.0.53 > etc/resolv.conf && mount --bind etc/resolv.conf \"$(readlink -f /etc/resolv.conf)\" && \
+         exec {} 198.18.7.7 \"$@\"",
+        env!("CARGO_BIN_EXE_with-resolver")
+    );
+    let outcome = in_the_machine(bed.build(&context), &resolver);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    let image = outcome.image();
+    let file = |name: &str| String::from_utf8(image.file(name).unwrap_or_default()).expect("text");
+    assert_eq!(file("servers"), "nameserver 169.254.1.1\n", "{}", outcome.log);
+    assert!(file("found").contains("198.18.7.7"), "{}", file("found"));
+}
+
 /// Whether a process of this machine has a path below `dir` on its command line.
 fn runs(dir: &Path) -> bool {
     let processes = std::fs::read_dir("/proc").expect("/proc").flatten();

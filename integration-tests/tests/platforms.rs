@@ -42,6 +42,33 @@ fn e4_1_root_runs_the_first_program_and_says_so() {
     assert_eq!(build(&bed, "context", steps).env("PATH", "/nonexistent").ok().cached().len(), 3);
 }
 
+/// A user namespace with a table of formats of its own (Linux 6.7), where the kernel knows Debian's emulator with the flags `FLAGS`: the same to a build as the machine's
+/// table, which stays as it is. What follows finds nothing on PATH.
+const REGISTERED: &str = r#"
+set -e
+mount -t binfmt_misc none /proc/sys/fs/binfmt_misc
+elf='\x7fELF\x02\x01\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x02\x00\xb7\x00'
+mask='\xff\xff\xff\xff\xff\xff\xff\x00\xff\xff\xff\xff\xff\xff\xff\xff\xfe\xff\xff\xff'
+printf '%s' ":qemu-aarch64:M::$elf:$mask:/usr/bin/qemu-aarch64-static:FLAGS" > /proc/sys/fs/binfmt_misc/register
+PATH=/nonexistent exec "$@"
+"#;
+
+#[test]
+fn e4_1_an_emulator_that_the_kernel_knows_runs_all_programs() {
+    let steps = "RUN [\"busybox\", \"--install\", \"-s\", \"/bin\"]\nRUN uname -m > /machine && sh -c 'env uname -m' >> /machine\n";
+    // Held open by the kernel, and looked for by it in the step's root, where it is shown.
+    for flags in ["OCPF", "OCP"] {
+        let bed = Bed::new();
+        let script = REGISTERED.replace("FLAGS", flags);
+        let words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", &script, "sh"];
+        let outcome = build(&bed, "context", steps).under(words).ok();
+        let image = outcome.image();
+        assert_eq!(String::from_utf8_lossy(&image.file("machine").expect("machine")), "aarch64\naarch64\n", "{flags}");
+        assert!(!outcome.log.contains("the first one of each step only"), "{flags}: {}", outcome.log);
+        assert!(image.file("usr/bin/qemu-aarch64-static").is_none(), "{flags}: the emulator is not in the image");
+    }
+}
+
 #[test]
 fn e4_1_without_an_emulator_the_error_says_what_to_install() {
     let bed = Bed::new();

@@ -34,24 +34,39 @@ pub struct Disk {
     pub skew_seconds: i64,
 }
 
-/// How resources can be limited.
+/// What a step's control group could limit: by the version (1 or 2) of the groups that do it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlGroups {
-    /// The directory of this process's own group; none if there is no such file system.
-    pub path: Option<PathBuf>,
-    /// Whether it is of version 2.
-    pub is_unified: bool,
-    /// Whether a group can be made in it.
-    pub is_delegated: bool,
+    /// Whether any groups of this process can be seen.
+    pub is_seen: bool,
+    /// Memory.
+    pub memory: Option<u8>,
+    /// Processors.
+    pub cpu: Option<u8>,
+    /// Devices; only root needs it.
+    pub devices: Option<u8>,
 }
 
-/// What a network of a step's own could be made of.
+/// What runs programs of other processors.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Emulation {
+    /// Names of interpreters that the kernel starts for them.
+    pub registered: Vec<String>,
+    /// Emulators on PATH.
+    pub on_path: Vec<String>,
+    /// Whether a build can tell the kernel about these in a table of its own.
+    pub has_own_table: bool,
+}
+
+/// What networks of the steps' own are made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
     /// A program that connects a namespace without privileges.
     pub pasta: Option<PathBuf>,
     /// Why /dev/net/tun cannot be opened.
     pub tun_fault: Option<String>,
+    /// Why none could be connected with both.
+    pub fault: Option<String>,
     /// Whether resolv.conf names any server.
     pub has_name_server: bool,
 }
@@ -77,8 +92,8 @@ pub struct Facts {
     pub disk: Disk,
     /// Limits.
     pub control_groups: ControlGroups,
-    /// Names of interpreters that the kernel starts for programs of other processors.
-    pub interpreters: Vec<String>,
+    /// Other processors.
+    pub emulation: Emulation,
     /// Networks.
     pub network: Network,
     /// Seconds since 1970 by the machine's clock.

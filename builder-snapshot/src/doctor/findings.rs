@@ -1,6 +1,6 @@
 //! From facts to findings: pure.
 
-use super::{Builds, Facts, Finding, Report, Status};
+use super::{Builds, Emulation, Facts, Finding, Report, Status};
 use crate::diagnosis::{self, Facility, Lack};
 use crate::user_namespace::{Ids, Isolation};
 
@@ -29,7 +29,7 @@ pub fn findings(facts: &Facts) -> Report {
         overlay(facts, isolation),
         sandbox(facts, isolation),
         seccomp(facts),
-        control_groups(facts),
+        control_groups(facts, isolation),
         foreign_programs(facts),
         network(facts, isolation),
         disk(facts, isolation),
@@ -129,31 +129,56 @@ fn seccomp(facts: &Facts) -> Finding {
     lacking(Status::Limited, "steps run without a filter", lack(facility, cause, "", "build what you do not trust on x86_64 or aarch64"))
 }
 
-fn control_groups(facts: &Facts) -> Finding {
+fn control_groups(facts: &Facts, isolation: Isolation) -> Finding {
     let facility = Facility::ControlGroups;
     let groups = &facts.control_groups;
-    let version = if groups.is_unified { "version 2" } else { "version 1" };
-    let Some(path) = &groups.path else {
-        let cause = "this process's control group is not to be seen in /sys/fs/cgroup";
-        let remedy = "mount it there, if steps are to be limited";
+    if !groups.is_seen {
+        let cause = "no control groups of this process can be seen in /sys/fs/cgroup";
+        let remedy = "mount them there, if steps are to be limited";
         return lacking(Status::Limited, "no limits on memory or processors", lack(facility, cause, "/sys/fs/cgroup", remedy));
-    };
-    if groups.is_delegated {
-        return good(facility, format!("{version}, groups can be made"));
     }
-    let cause = format!("{} cannot be written: no group can be made for a step", path.display());
-    let remedy = "start rbuild in a group of the user's own (systemd-run --user --scope -p Delegate=yes rbuild …), if steps are to be limited";
-    lacking(Status::Limited, "no limits on memory or processors", lack(facility, cause, &path.display().to_string(), remedy))
+    let without =
+        [("memory", groups.memory), ("processors", groups.cpu)].iter().filter(|(_, by)| by.is_none()).map(|(what, _)| *what).collect::<Vec<_>>();
+    if !without.is_empty() {
+        let detail = format!("no limits on {}", without.join(" or "));
+        let cause = format!("rbuild can make no control group that limits {}", without.join(" and "));
+        let remedy = "start rbuild in a group of the user's own (systemd-run --user --scope -p Delegate=yes rbuild …), if steps are to be limited";
+        return lacking(Status::Limited, &detail, lack(facility, cause, "/proc/self/cgroup", remedy));
+    }
+    if isolation == Isolation::Root && groups.devices.is_none() {
+        let cause = "rbuild can make no control group with a rule about devices: no device node that a step makes can be opened";
+        let remedy = "mount cgroup2 on /sys/fs/cgroup, writable (in a container: --privileged, or --cgroupns=private with a writable mount), if steps make device nodes";
+        return lacking(Status::Limited, "steps see the six harmless devices only", lack(facility, cause, "/sys/fs/cgroup", remedy));
+    }
+    let version = |by: Option<u8>| by.map_or_else(|| "none".to_owned(), |version| format!("version {version}"));
+    let devices = if isolation == Isolation::Root { format!(", devices: {}", version(groups.devices)) } else { String::new() };
+    good(facility, format!("memory: {}, processors: {}{devices}", version(groups.memory), version(groups.cpu)))
 }
 
 fn foreign_programs(facts: &Facts) -> Finding {
     let facility = Facility::ForeignPrograms;
-    if !facts.interpreters.is_empty() {
-        return good(facility, facts.interpreters.join(", "));
+    let Emulation { registered, on_path, has_own_table } = &facts.emulation;
+    if !registered.is_empty() {
+        return good(facility, registered.join(", "));
     }
-    let cause = "no interpreter is registered for programs of other processors";
-    let remedy = "install qemu-user-static and binfmt-support, if RUN is to work for other platforms";
-    lacking(Status::Limited, "steps run for this processor only", lack(facility, cause, "/proc/sys/fs/binfmt_misc", remedy))
+    // PATH of a machine with Debian's package has dozens of them.
+    let some = match on_path.as_slice() {
+        [] => {
+            let cause = "no interpreter is registered for programs of other processors, and no emulator is on PATH";
+            let remedy = "install qemu-user-static (and binfmt-support, for root), if RUN is to work for other platforms";
+            return lacking(Status::Limited, "steps run for this processor only", lack(facility, cause, "/proc/sys/fs/binfmt_misc", remedy));
+        }
+        [one] => one.clone(),
+        [first, rest @ ..] => format!("{first} and {} more", rest.len()),
+    };
+    if *has_own_table {
+        return good(facility, format!("{some} from PATH, which only rbuild's steps know"));
+    }
+    let cause = format!(
+        "there is {some} on PATH, but no interpreter is registered: of a step for another processor the first program runs, and none that it starts"
+    );
+    let remedy = "install binfmt-support, or run rbuild as an ordinary user (Linux 6.7), if RUN is to work for other platforms";
+    lacking(Status::Limited, "the first program of a step runs for other processors", lack(facility, cause, "/proc/sys/fs/binfmt_misc", remedy))
 }
 
 fn network(facts: &Facts, isolation: Isolation) -> Finding {
@@ -163,20 +188,25 @@ fn network(facts: &Facts, isolation: Isolation) -> Finding {
         let cause = "/etc/resolv.conf names no server: steps ask public ones";
         return lacking(Status::Limited, "no name server", lack(facility, cause, "/etc/resolv.conf", "add a `nameserver` line"));
     }
-    if matches!(isolation, Isolation::Root | Isolation::None) {
+    if isolation == Isolation::None {
         return good(facility, "name servers are set");
     }
-    match (&network.pasta, &network.tun_fault) {
-        (None, _) => {
-            let remedy = "install passt, if steps are to have a network of their own";
-            lacking(Status::Limited, "steps use this machine's network", lack(facility, "there is no pasta", "pasta", remedy))
+    let detail = "steps use this machine's network";
+    match (&network.pasta, &network.tun_fault, &network.fault) {
+        (None, _, _) => {
+            let remedy = "install passt, if steps are to have networks of their own";
+            lacking(Status::Limited, detail, lack(facility, "there is no pasta on PATH", "pasta", remedy))
         }
-        (Some(_), Some(fault)) => {
+        (Some(_), Some(fault), _) => {
             let cause = format!("/dev/net/tun cannot be opened: {fault}");
-            let remedy = "as root, `chmod 0666 /dev/net/tun` (in a container: --device /dev/net/tun), if steps are to have a network of their own";
-            lacking(Status::Limited, "steps use this machine's network", lack(facility, cause, "/dev/net/tun", remedy))
+            let remedy = "as root, `chmod 0666 /dev/net/tun` (in a container: --device /dev/net/tun), if steps are to have networks of their own";
+            lacking(Status::Limited, detail, lack(facility, cause, "/dev/net/tun", remedy))
         }
-        (Some(_), None) => good(facility, "steps can have one of their own"),
+        (Some(pasta), None, Some(fault)) => {
+            let remedy = "see what `pasta --config-net true` says; a profile of AppArmor or SELinux may confine it. Without it steps are in this machine's network";
+            lacking(Status::Limited, detail, lack(facility, fault.clone(), &pasta.display().to_string(), remedy))
+        }
+        (Some(pasta), None, None) => good(facility, format!("each step has its own, by {}", pasta.display())),
     }
 }
 

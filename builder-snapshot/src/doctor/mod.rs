@@ -24,7 +24,7 @@ mod probe;
 #[cfg(test)]
 mod tests;
 
-pub use facts::{ControlGroups, Disk, Facts, Fault, Network};
+pub use facts::{ControlGroups, Disk, Emulation, Facts, Fault, Network};
 pub use findings::findings;
 pub use probe::probe;
 

@@ -1,26 +1,31 @@
 //! The child that tries, and the parent that listens.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use rustix::process::{Signal, WaitOptions};
 
-use super::facts::{ControlGroups, Disk, Facts, Fault, Message, Network, words};
+use super::facts::{ControlGroups, Disk, Emulation, Facts, Fault, Message, Network, words};
 use super::{Question, TIME_LIMIT};
 use crate::diagnosis::{self, Surroundings};
 use crate::error::SnapshotError;
 use crate::exec::{
-    self, ExecError, NetworkMode, OutputSink, OutputStream, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode, has_filter, stubs,
+    self, Connector, ExecError, NetworkMode, OutputSink, OutputStream, PrivateNetworks, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode,
+    control_group, has_filter, stubs,
 };
 use crate::snapshot::{self, Snapshotter, SnapshotterKind};
 use crate::sys;
 use crate::tree::MergedTree;
-use crate::user_namespace::{self, IdMap, Ids, Isolation, Options, find_tool, receive, send};
+use crate::user_namespace::{self, IdMap, Ids, Isolation, Options, find_on, receive, send};
+
+/// How long the second answer is waited for when the first one took all the time.
+const LEAST_WAIT: Duration = Duration::from_millis(50);
 
 /// Finds out everything. Only while there is one thread.
 ///
@@ -35,15 +40,22 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
         try_what_a_build_does(question, &mut message);
         // The parent may have lost its patience.
         let _ = send(&mut theirs, &message.0);
+        let mut second = Message::default();
+        try_network(question, &mut second);
+        let _ = send(&mut theirs, &second.0);
     })?;
+    let began = Instant::now();
     let mut disk = disk(&question.store);
     let heard = receive(&mut ours).map(Message);
-    if heard.is_err() {
-        // It may have ended already.
-        let _ = rustix::process::kill_process(child, Signal::KILL);
-    }
+    let left = TIME_LIMIT.saturating_sub(began.elapsed()).max(LEAST_WAIT);
+    let second = ours.set_read_timeout(Some(left)).and_then(|()| receive(&mut ours)).map(Message);
+    // What it has started goes with it. It may have ended already.
+    let _ = rustix::process::kill_process(child, Signal::KILL);
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
-    let heard = heard.unwrap_or_default();
+    let unanswered = heard.is_ok() && second.is_err();
+    let (heard, second) = (heard.unwrap_or_default(), second.unwrap_or_default());
+    let mut network = network(&question.enter);
+    network.fault = if unanswered { Some(format!("pasta connected nothing within {TIME_LIMIT:?}")) } else { second.text("network") };
     disk.other_ids = heard.text("made-with").zip(heard.text("now")).map(|(made_with, now)| [made_with, now]);
     Ok(Facts {
         place: Surroundings::read(),
@@ -55,8 +67,12 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
         has_filter: has_filter(),
         disk,
         control_groups: control_groups(),
-        interpreters: interpreters(),
-        network: network(&question.enter),
+        emulation: Emulation {
+            registered: interpreters(),
+            on_path: emulators(question.enter.search_path.as_deref()),
+            has_own_table: heard.text("formats").is_some(),
+        },
+        network,
         now_seconds: SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
     })
 }
@@ -82,6 +98,9 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     }
     let place = existing(&question.store);
     let Ok(dir) = Scratch::create(&place) else { return };
+    if has_own_formats(&dir.0) {
+        message.put("formats", "own");
+    }
     if let Err(text) = snapshot::probe(&dir.0) {
         message.put_fault("overlay", &Fault::of(text));
     }
@@ -89,6 +108,30 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
         Ok(warnings) => warnings.into_iter().take(1).for_each(|warning| message.put("warning", warning)),
         Err(fault) => message.put_fault("sandbox", &fault),
     }
+}
+
+/// Says why none could be connected; whether there is everything that it takes is for the parent to say.
+fn try_network(question: &Question, message: &mut Message) {
+    let Network { pasta: Some(program), tun_fault: None, .. } = network(&question.enter) else { return };
+    if Isolation::current() == Isolation::None {
+        return;
+    }
+    let Ok(dir) = Scratch::create(&existing(&question.store)) else { return };
+    let networks = PrivateNetworks::new(Connector::Pasta { program, answers_names: false }, dir.0.clone(), 1);
+    if let Err(why) = networks.take() {
+        message.put("network", why);
+    }
+}
+
+/// Whether formats of programs can be told to the kernel for this user namespace alone (Linux 6.7).
+fn has_own_formats(dir: &Path) -> bool {
+    use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
+    let place = dir.join("formats");
+    // In the mount namespace that was entered: outside nothing is seen of it.
+    !IdMap::current().is_initial
+        && fs::create_dir(&place).is_ok()
+        && mount("none", &place, "binfmt_misc", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, None).is_ok()
+        && unmount(&place, UnmountFlags::DETACH).is_ok()
 }
 
 fn name_of(ids: &Ids) -> &'static str {
@@ -214,20 +257,22 @@ fn disk(store: &Path) -> Disk {
 }
 
 fn control_groups() -> ControlGroups {
-    let own = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
-    let root = Path::new("/sys/fs/cgroup");
-    let group = |prefix: &str, under: &str| {
-        let path = own.lines().find_map(|line| line.split_once(':')?.1.strip_prefix(prefix)?.strip_prefix(':'))?;
-        Some(root.join(under).join(path.trim_start_matches('/'))).filter(|path| path.is_dir())
-    };
-    let is_unified = root.join("cgroup.controllers").is_file();
-    let path = if is_unified { group("", "") } else { group("memory", "memory") };
-    let is_delegated = path.as_ref().is_some_and(|path| {
-        let child = path.join(format!("rbuild-doctor-{}", std::process::id()));
-        // Made and taken away: that it was there for an instant changes nothing for anybody.
-        fs::create_dir(&child).is_ok() && fs::remove_dir(&child).is_ok()
-    });
-    ControlGroups { path, is_unified, is_delegated }
+    match control_group::reach() {
+        Some(control_group::Reach { memory, cpu, devices }) => ControlGroups { is_seen: true, memory, cpu, devices },
+        None => ControlGroups::default(),
+    }
+}
+
+/// Names of emulators, as a build looks for them.
+fn emulators(path: Option<&OsStr>) -> Vec<String> {
+    let dirs = path.map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
+    let entries = dirs.iter().filter(|dir| dir.is_absolute()).filter_map(|dir| fs::read_dir(dir).ok()).flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    let is_emulator = |name: &String| name.starts_with("buildkit-qemu-") || (name.starts_with("qemu-") && name.ends_with("-static"));
+    let mut names: Vec<String> = names.filter(is_emulator).collect();
+    names.sort();
+    names.dedup();
+    names
 }
 
 fn interpreters() -> Vec<String> {
@@ -245,7 +290,9 @@ fn interpreters() -> Vec<String> {
 fn network(options: &Options) -> Network {
     let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
     Network {
-        pasta: find_tool("pasta", options.search_path.as_deref()),
+        // On PATH only, as a build looks for it.
+        pasta: find_on("pasta", options.search_path.as_deref()),
+        fault: None,
         tun_fault: fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").err().map(|error| words(&error)),
         has_name_server: resolv_conf.lines().any(|line| line.trim_start().starts_with("nameserver")),
     }

@@ -24,9 +24,9 @@ fn healthy() -> Facts {
             keeps_attributes: true,
             skew_seconds: 0,
         },
-        control_groups: ControlGroups { path: Some("/sys/fs/cgroup/u".into()), is_unified: true, is_delegated: true },
-        interpreters: vec!["qemu-aarch64".into()],
-        network: Network { pasta: Some("/usr/bin/pasta".into()), tun_fault: None, has_name_server: true },
+        control_groups: ControlGroups { is_seen: true, memory: Some(2), cpu: Some(2), devices: Some(2) },
+        emulation: Emulation { registered: vec!["qemu-aarch64".into()], on_path: vec![], has_own_table: false },
+        network: Network { pasta: Some("/usr/bin/pasta".into()), tun_fault: None, fault: None, has_name_server: true },
         now_seconds: 1_800_000_000,
     }
 }
@@ -68,9 +68,18 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
         (Facility::Sandbox, Status::Missing, Builds::WithoutRun, "no mount", Box::new(move |f| f.sandbox = fault("no mount"))),
         (Facility::Sandbox, Status::Limited, Builds::All, "own name", Box::new(|f| f.sandbox_warning = Some("own name: no; mend it".into()))),
         (Facility::Seccomp, Status::Limited, Builds::All, "this processor", Box::new(|f| f.has_filter = false)),
-        (Facility::ControlGroups, Status::Limited, Builds::All, "cannot be written", Box::new(|f| f.control_groups.is_delegated = false)),
-        (Facility::ControlGroups, Status::Limited, Builds::All, "not to be seen", Box::new(|f| f.control_groups.path = None)),
-        (Facility::ForeignPrograms, Status::Limited, Builds::All, "no interpreter", Box::new(|f| f.interpreters.clear())),
+        (Facility::ControlGroups, Status::Limited, Builds::All, "limits memory", Box::new(|f| f.control_groups.memory = None)),
+        (Facility::ControlGroups, Status::Limited, Builds::All, "limits processors", Box::new(|f| f.control_groups.cpu = None)),
+        (Facility::ControlGroups, Status::Limited, Builds::All, "can be seen", Box::new(|f| f.control_groups.is_seen = false)),
+        (Facility::ForeignPrograms, Status::Limited, Builds::All, "no interpreter", Box::new(|f| f.emulation.registered.clear())),
+        (
+            Facility::ForeignPrograms,
+            Status::Limited,
+            Builds::All,
+            "qemu-arm-static and 1 more on PATH",
+            Box::new(|f| f.emulation = Emulation { on_path: ["qemu-arm-static", "x"].map(str::to_owned).into(), ..Emulation::default() }),
+        ),
+        (Facility::Network, Status::Limited, Builds::All, "pasta: refused", Box::new(|f| f.network.fault = Some("pasta: refused".into()))),
         (Facility::Network, Status::Limited, Builds::All, "no pasta", Box::new(|f| f.network.pasta = None)),
         (Facility::Network, Status::Limited, Builds::All, "/dev/net/tun", Box::new(|f| f.network.tun_fault = Some("denied".into()))),
         (Facility::Network, Status::Limited, Builds::All, "no server", Box::new(|f| f.network.has_name_server = false)),
@@ -101,14 +110,26 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
 }
 
 #[test]
-fn root_needs_neither_attributes_nor_ranges_nor_pasta() {
+fn root_needs_neither_attributes_nor_ranges_but_a_rule_about_devices() {
     let mut facts = healthy();
     facts.ids = Some(Ids::Own);
     facts.disk.keeps_attributes = false;
-    facts.network.pasta = None;
     let report = findings(&facts);
     assert_eq!((report.builds, report.isolation), (Builds::All, Isolation::Root));
     assert!(report.findings.iter().all(|finding| finding.lack.is_none()), "{report:#?}");
+    facts.control_groups.devices = None;
+    let lacks = |facts: &Facts| findings(facts).findings.iter().filter(|finding| finding.lack.is_some()).count();
+    assert_eq!(lacks(&facts), 1);
+    facts.ids = Some(Ids::Ranges);
+    facts.disk.keeps_attributes = true;
+    assert_eq!(lacks(&facts), 0, "nobody makes nodes in a user namespace");
+}
+
+#[test]
+fn emulators_that_a_build_can_tell_the_kernel_about_are_enough() {
+    let mut facts = healthy();
+    facts.emulation = Emulation { registered: vec![], on_path: vec!["qemu-aarch64-static".into()], has_own_table: true };
+    assert!(findings(&facts).findings.iter().all(|finding| finding.lack.is_none()));
 }
 
 #[test]

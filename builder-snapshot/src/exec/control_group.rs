@@ -354,6 +354,20 @@ fn rule_by(program: &OwnedFd, directory: &Directory) -> io::Result<()> {
     device_filter::attach(program, directory.lock.as_fd())
 }
 
+/// What a control group of this process's could limit, by version: nothing is made to find out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Reach {
+    pub(crate) memory: Option<u8>,
+    pub(crate) cpu: Option<u8>,
+    pub(crate) devices: Option<u8>,
+}
+
+/// Looks for where [`ControlGroup::make`] would make its groups. None if no groups can be seen at all.
+pub(crate) fn reach() -> Option<Reach> {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    Machine { groups: read(OWN_GROUPS), mounts: read(OWN_MOUNTS) }.reach()
+}
+
 /// Removes groups of builders that ended without doing so. Those of living ones are locked.
 fn sweep(parent: &Path) {
     for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
@@ -478,6 +492,28 @@ impl Machine {
         place.ancestors().take_while(|ancestor| ancestor.starts_with(mount)).map(Path::to_owned).collect()
     }
 
+    fn reach(&self) -> Option<Reach> {
+        let may_write = |path: &Path| rustix::fs::access(path, Access::WRITE_OK).is_ok();
+        let takes_groups = |group: &Path| may_write(group) && may_write(&group.join("cgroup.procs"));
+        let newer = self.version_two();
+        let has = |controller: Controller| -> Option<u8> {
+            if let Some(group) = self.version_one(controller) {
+                return may_write(&group).then_some(1);
+            }
+            let is_listed = |group: &Path, file: &str| listed(group, file).iter().any(|name| name == controller.name());
+            let can_be_on = |group: &Path| is_listed(group, "cgroup.subtree_control") || may_write(&group.join("cgroup.subtree_control"));
+            let fits = |group: &&PathBuf| is_listed(group, "cgroup.controllers") && takes_groups(group) && can_be_on(group);
+            newer.iter().find(fits).map(|_| 2)
+        };
+        let by_program = newer.first().filter(|group| takes_groups(group)).map(|_| 2);
+        let is_seen = !newer.is_empty() || self.version_one(Controller::Memory).is_some();
+        is_seen.then(|| Reach {
+            memory: has(Controller::Memory),
+            cpu: has(Controller::Cpu),
+            devices: by_program.or_else(|| has(Controller::Devices)),
+        })
+    }
+
     fn mounts(&self) -> impl Iterator<Item = GroupMount<'_>> {
         self.mounts.lines().filter_map(|line| {
             let (before, after) = line.split_once(" - ")?;
@@ -541,6 +577,60 @@ mod tests {
         assert_eq!(all(Version::One, &swap), ["memory.limit_in_bytes=5", "memory.memsw.limit_in_bytes=-1", "cpu.cfs_period_us=1000"]);
         assert_eq!(all(Version::Two, &swap), ["memory.max=5", "memory.swap.max=max", "cpu.max=max 1000"]);
         assert!(all(Version::One, &ResourceLimits::default()).is_empty() && ResourceLimits::default().is_empty());
+    }
+
+    /// A tree of version 2 as the kernel shows it to a user whose session is delegated: `user` has what the machine has, and turned `on` for groups below it.
+    fn tree(on: &str) -> (tempfile::TempDir, Machine) {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        for (group, controllers, on) in [("", "cpu io memory pids", "cpu memory pids"), ("user", "cpu memory pids", on), ("user/session", on, "")] {
+            let group = dir.path().join(group);
+            fs::create_dir_all(&group).expect("a group");
+            for (file, text) in [("cgroup.procs", ""), ("cgroup.controllers", controllers), ("cgroup.subtree_control", on)] {
+                fs::write(group.join(file), text).expect("a file");
+            }
+        }
+        let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", dir.path().display());
+        (dir, Machine { groups: "0::/user/session\n".to_owned(), mounts })
+    }
+
+    #[test]
+    fn version_two_is_used_where_it_is_delegated() {
+        let empty = || ControlGroup { directories: Vec::new(), kills: None, memory_bytes: None, rules_devices: false };
+        let chosen = |machine: &Machine, wanted: &[Controller]| -> Option<PathBuf> {
+            let mut group = empty();
+            let parents = machine.version_two();
+            let found = [false, true].iter().find_map(|&turn_on| parents.iter().find_map(|parent| group.child_of(parent, wanted, turn_on).ok()));
+            found.and_then(|path| path.parent().map(Path::to_owned))
+        };
+        // Turned on for what is below it: a sibling of the process's own group, and nothing is changed.
+        let (dir, machine) = tree("cpu memory");
+        assert_eq!(chosen(&machine, &[Controller::Memory, Controller::Cpu]), Some(dir.path().join("user")));
+        assert_eq!(fs::read_to_string(dir.path().join("user/cgroup.subtree_control")).expect("a file"), "cpu memory");
+        // What is missing only has to be turned on further up is taken from there.
+        let (dir, machine) = tree("cpu");
+        assert_eq!(chosen(&machine, &[Controller::Memory]), Some(dir.path().to_owned()));
+        // A limit for which there is no controller is said, the others are in force; what the kernel refuses as a value is an error that names it.
+        let (dir, machine) = tree("cpu memory");
+        let (mut group, mut warnings) = (empty(), Vec::new());
+        let refused = group.limit(&machine, &limits(), &mut warnings).expect_err("the tree takes no values: it is none of the kernel's");
+        assert!(refused.to_string().contains("memory.max=100"), "{refused}");
+        assert!(matches!(&warnings[..], [one] if one.contains("the choice of processors") && one.contains("\"cpuset\"")), "{warnings:?}");
+        // How often the kernel killed something is read where it counts.
+        fs::write(dir.path().join("memory.events"), "low 0\nhigh 0\nmax 7\noom 2\noom_kill 2\noom_group_kill 0\n").expect("a file");
+        group.kills = Some(dir.path().join("memory.events"));
+        assert_eq!(group.kills(), 2);
+    }
+
+    #[test]
+    fn what_could_be_limited_is_found_out_without_making_anything() {
+        let (dir, machine) = tree("cpu");
+        assert_eq!(machine.reach(), Some(Reach { memory: Some(2), cpu: Some(2), devices: Some(2) }));
+        for group in ["", "user"] {
+            fs::write(dir.path().join(group).join("cgroup.controllers"), "pids").expect("a file");
+        }
+        assert_eq!(machine.reach(), Some(Reach { memory: None, cpu: Some(2), devices: Some(2) }), "the session's own has it still");
+        assert_eq!(Machine { groups: "0::/\n".to_owned(), mounts: String::new() }.reach(), None);
+        assert_eq!(fs::read_dir(dir.path()).expect("ours").count(), 4, "three files and a group");
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::snapshot::Owners;
 
 pub mod stubs;
 
-mod control_group;
+pub(crate) mod control_group;
 mod error;
 mod limits;
 mod network;

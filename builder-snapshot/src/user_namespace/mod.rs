@@ -281,8 +281,13 @@ fn triples(id: u32, ranges: &[Range]) -> Vec<OsString> {
 
 pub(crate) fn find_tool(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     let usual = ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin"].map(PathBuf::from);
+    find_on(name, path).or_else(|| usual.iter().map(|dir| dir.join(name)).find(|file| file.is_file()))
+}
+
+/// A program in the absolute directories of `path`.
+pub(crate) fn find_on(name: &str, path: Option<&OsStr>) -> Option<PathBuf> {
     let given = path.map(|path| std::env::split_paths(path).collect::<Vec<_>>()).unwrap_or_default();
-    given.into_iter().filter(|dir| dir.is_absolute()).chain(usual).map(|dir| dir.join(name)).find(|file| file.is_file())
+    given.into_iter().filter(|dir| dir.is_absolute()).map(|dir| dir.join(name)).find(|file| file.is_file())
 }
 
 /// How far a process is from being the machine's root: the rung that it stands on. Images are the same on every one.
