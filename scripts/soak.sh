@@ -7,7 +7,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 # Properties are all tests of the libraries; of the end-to-end tests, those that do more when they are soaked.
-whole='package(/^builder/) + binary(injection) + binary(recovery) + binary(faults) + binary(full_disk) + binary(context) + binary(decoders) + binary(ladder)'
+whole='package(/^builder/) + binary(injection) + binary(recovery) + binary(faults) + binary(registry_faults) + binary(full_disk) + binary(context) + binary(decoders) + binary(ladder)'
 filter=${1:-$whole}
 
 RBUILD_TEST_SEED=${RBUILD_TEST_SEED:-$(date -u +%Y%m%d)}

@@ -1,38 +1,27 @@
 //! Registries that misbehave: the right result or an error that says what, where and what to do; nothing wrong is kept.
 //!
-//! A seeded sample of all faults at all requests; `RBUILD_SEED` chooses another one, `RBUILD_CASES` its size.
+//! A seeded sample of all faults at all requests; `RBUILD_TEST_SEED` chooses another one, `make soak` takes a larger one.
 
 use std::io::Write;
 use std::path::Path;
 
 use integration_tests::faulty::{FAULTS, Fault, Faulty, Script};
 use integration_tests::image::sha256;
+use integration_tests::inject::{self, Random};
 use integration_tests::{Bed, Build, Outcome};
 use serde_json::json;
 
 /// Cases of each kind in CI.
 const CASES: u64 = 36;
+/// The same in `make soak`.
+const SOAK_CASES: u64 = 900;
 /// A script that does not end.
 const ALWAYS: usize = usize::MAX;
 
-/// A sequence that looks random (splitmix64).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % limit.max(1) as u64) as usize
-    }
-}
-
 /// Sources of cases, each with a name by which it can be had again.
 fn seeded() -> impl Iterator<Item = (Random, String)> {
-    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    let (seed, cases) = (number("RBUILD_SEED").unwrap_or(3), number("RBUILD_CASES").unwrap_or(CASES));
-    (0..cases).map(move |case| (Random(seed.wrapping_mul(1_000_003).wrapping_add(case)), format!("RBUILD_SEED={seed}, case {case}")))
+    let (seed, cases) = (inject::seed(), if inject::is_soak() { SOAK_CASES } else { CASES });
+    (0..cases).map(move |case| (Random(seed.wrapping_mul(1_000_003).wrapping_add(case)), format!("RBUILD_TEST_SEED={seed}, case {case}")))
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {
