@@ -5,14 +5,33 @@
 
 /// Cleans one line without its end. Of a line that rewrote itself with carriage returns the last state stays, as a terminal would show it.
 pub(crate) fn line(bytes: &[u8]) -> String {
+    let mut clean = String::with_capacity(bytes.len());
+    push_line(&mut clean, bytes);
+    clean
+}
+
+/// Appends what [`line`] gives.
+pub(crate) fn push_line(clean: &mut String, bytes: &[u8]) {
+    // Steps print hundreds of megabytes of plain lines.
+    if bytes.iter().all(|&byte| byte == b'\t' || matches!(byte, b' '..=b'~'))
+        && let Ok(plain) = std::str::from_utf8(bytes)
+    {
+        clean.push_str(plain);
+        return;
+    }
     let bytes = bytes.strip_suffix(b"\r").unwrap_or(bytes);
     let shown = bytes.rsplit(|&byte| byte == b'\r').find(|part| !part.is_empty()).unwrap_or_default();
-    text(&String::from_utf8_lossy(shown))
+    push_text(clean, &String::from_utf8_lossy(shown));
 }
 
 /// Cleans text: escape sequences, control characters and characters that reorder text go.
 pub(crate) fn text(text: &str) -> String {
     let mut clean = String::with_capacity(text.len());
+    push_text(&mut clean, text);
+    clean
+}
+
+fn push_text(clean: &mut String, text: &str) {
     let mut rest = text.chars().peekable();
     while let Some(c) = rest.next() {
         match c {
@@ -23,7 +42,6 @@ pub(crate) fn text(text: &str) -> String {
             _ => clean.push(c),
         }
     }
-    clean
 }
 
 /// Characters that change the direction of text, so that what is read is not what is written.

@@ -36,8 +36,8 @@ struct Task {
     number: Option<usize>,
     started: Option<SystemTime>,
     ended: bool,
-    /// Lines to print.
-    waiting: Vec<String>,
+    /// Lines to print, each with its end.
+    waiting: String,
     /// Since when lines wait.
     waiting_since: Option<SystemTime>,
     /// When it last printed.
@@ -76,39 +76,49 @@ impl Plain {
         });
         let line = line(number, entry);
         if !line.is_empty() {
-            entry.waiting.push(line);
+            entry.waiting.push_str(&line);
+            entry.waiting.push('\n');
         }
         entry.waiting_since.get_or_insert(now);
     }
 
     fn output(&mut self, task: TaskId, stream: u8, bytes: &[u8], now: SystemTime) {
         let entry = self.tasks.entry(task).or_default();
-        let partial = &mut entry.partial[usize::from(stream == 2)];
-        partial.extend_from_slice(bytes);
-        let mut lines = Vec::new();
-        while let Some(end) = partial.iter().position(|&byte| byte == b'\n').or_else(|| (partial.len() >= MAX_LINE_BYTES).then(|| partial.len() - 1))
-        {
-            let rest = partial.split_off(end + 1);
-            let line = std::mem::replace(partial, rest);
-            lines.push(clean::line(line.strip_suffix(b"\n").unwrap_or(&line)));
-        }
-        self.log_lines(task, lines, now);
+        let mut text = std::mem::take(&mut entry.partial[usize::from(stream == 2)]);
+        text.extend_from_slice(bytes);
+        let ended = text.iter().rposition(|&byte| byte == b'\n').map_or(0, |last| last + 1);
+        let whole = if text.len() - ended >= MAX_LINE_BYTES { text.len() } else { ended };
+        self.log_lines(task, &text[..whole], now);
+        text.drain(..whole);
+        self.tasks.entry(task).or_default().partial[usize::from(stream == 2)] = text;
     }
 
-    fn log_lines(&mut self, task: TaskId, lines: Vec<String>, now: SystemTime) {
-        for text in lines {
-            self.say(task, now, |number, task| {
-                let at = seconds(task.started.unwrap_or(now), now);
-                format!("#{number} {} {text}", log_time(at)).trim_end().to_owned()
-            });
+    /// Queues lines; what follows the last end of a line is one as well.
+    fn log_lines(&mut self, task: TaskId, lines: &[u8], now: SystemTime) {
+        if lines.is_empty() {
+            return;
         }
+        self.say(task, now, |number, task| {
+            let begin = format!("#{number} {} ", log_time(seconds(task.started.unwrap_or(now), now)));
+            let mut text = String::with_capacity(lines.len() + lines.len() / 2);
+            for line in lines.strip_suffix(b"\n").unwrap_or(lines).split(|&byte| byte == b'\n') {
+                text.push_str(&begin);
+                clean::push_line(&mut text, line);
+                text.truncate(text.trim_end().len());
+                text.push('\n');
+            }
+            // Whoever asked for it ends the last one.
+            text.pop();
+            text
+        });
     }
 
     /// Ends a task with a last line.
     fn end(&mut self, task: TaskId, now: SystemTime, line: impl FnOnce(usize, &Task) -> String) {
         let partial = self.tasks.get_mut(&task).map(|task| std::mem::take(&mut task.partial)).unwrap_or_default();
-        let rest = partial.iter().filter(|part| !part.is_empty()).map(|part| clean::line(part)).collect();
-        self.log_lines(task, rest, now);
+        for rest in &partial {
+            self.log_lines(task, rest, now);
+        }
         self.say(task, now, line);
         if let Some(task) = self.tasks.get_mut(&task) {
             task.ended = true;
@@ -184,7 +194,8 @@ impl Plain {
         if task.waiting_since.take().is_some() {
             task.printed_at = Some(now);
         }
-        task.waiting.drain(..).try_for_each(|line| writeln!(out, "{line}"))
+        let lines = std::mem::take(&mut task.waiting);
+        out.write_all(lines.as_bytes())
     }
 }
 
@@ -337,6 +348,18 @@ mod tests {
         #1 1.600 a3
         #1 DONE 1.8s
         "#);
+    }
+
+    #[test]
+    fn c7_2_lines_are_the_same_however_they_come() {
+        let text = "one\n\ntwo  \r\n\x1b[1mthree\x1b[0m\tgrün\nfour";
+        let whole = play(&[(0, started(1)), (9, log(1, text)), (9, done(1))]);
+        for size in 1..text.len() {
+            let pieces = text.as_bytes().chunks(size).map(|bytes| (9, EventKind::Log { task: TaskId(1), stream: 1, bytes: bytes.into() }));
+            let events: Vec<_> = std::iter::once((0, started(1))).chain(pieces).chain([(9, done(1))]).collect();
+            assert_eq!(play(&events), whole, "pieces of {size} bytes");
+        }
+        assert!(whole.ends_with("#1 0.009 one\n#1 0.009\n#1 0.009 two\n#1 0.009 three\tgrün\n#1 0.009 four\n#1 DONE 0.0s\n"), "{whole}");
     }
 
     #[test]

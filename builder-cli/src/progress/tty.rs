@@ -172,10 +172,11 @@ impl Tty {
 impl Task {
     fn log(&mut self, bytes: &[u8]) {
         self.partial.extend_from_slice(bytes);
-        while let Some(end) = self.partial.iter().position(|&byte| byte == b'\n') {
-            let rest = self.partial.split_off(end + 1);
-            let line = std::mem::replace(&mut self.partial, rest);
-            self.tail.push_back(clean::line(&line[..end]));
+        if let Some(end) = self.partial.iter().rposition(|&byte| byte == b'\n') {
+            // Those before are gone before anyone can see them.
+            let last: Vec<&[u8]> = self.partial[..end].rsplit(|&byte| byte == b'\n').take(TAIL_LINES).collect();
+            self.tail.extend(last.into_iter().rev().map(clean::line));
+            self.partial.drain(..=end);
         }
         let surplus = self.partial.len().saturating_sub(4096);
         self.partial.drain(..surplus);

@@ -144,6 +144,14 @@ impl Needles {
         Self { by_first, is_empty }
     }
 
+    /// Lets bytes out up to the first with which a secret may begin; gives what comes from there.
+    fn pass_plain<'a>(&self, rest: &'a [u8], out: &mut Vec<u8>) -> &'a [u8] {
+        let plain = rest.iter().position(|&byte| !self.by_first[usize::from(byte)].is_empty()).unwrap_or(rest.len());
+        let (plain, rest) = rest.split_at(plain);
+        out.extend_from_slice(plain);
+        rest
+    }
+
     /// Those that may begin where `rest` does.
     fn beginning(&self, rest: &[u8]) -> &[Vec<u8>] {
         rest.first().map_or(&[], |first| &self.by_first[usize::from(*first)])
@@ -174,6 +182,7 @@ impl Masker {
         let mut out = Vec::with_capacity(held.len());
         let mut rest = &held[..];
         while !rest.is_empty() {
+            rest = self.secrets.pass_plain(rest, &mut out);
             // A longer secret may begin here and be cut: then nothing can be said yet.
             let candidates = self.secrets.beginning(rest);
             if candidates.iter().any(|secret| secret.len() > rest.len() && secret.starts_with(rest)) {
@@ -185,8 +194,9 @@ impl Masker {
                     rest = &rest[secret.len()..];
                 }
                 None => {
-                    out.push(rest[0]);
-                    rest = &rest[1..];
+                    let (plain, after) = rest.split_at(1.min(rest.len()));
+                    out.extend_from_slice(plain);
+                    rest = after;
                 }
             }
         }
@@ -205,7 +215,9 @@ impl Masker {
     pub fn mask_whole(&self, text: &[u8]) -> Vec<u8> {
         let mut out = Vec::with_capacity(text.len());
         let mut rest = text;
-        while let Some((&first, after)) = rest.split_first() {
+        loop {
+            rest = self.secrets.pass_plain(rest, &mut out);
+            let Some((&first, after)) = rest.split_first() else { break };
             if let Some(secret) = self.secrets.beginning(rest).iter().find(|secret| rest.starts_with(secret)) {
                 out.extend_from_slice(MASK);
                 rest = &rest[secret.len()..];
