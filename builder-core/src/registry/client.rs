@@ -150,7 +150,7 @@ impl Registry {
         Err(last)
     }
 
-    async fn manifest_from(
+    pub(super) async fn manifest_from(
         &self,
         endpoint: &Endpoint,
         ask: &Ask<'_>,

@@ -24,7 +24,7 @@ use super::auth::Access;
 use super::client::{Patience, Registry, content_digest, lock};
 use super::request::{Again, Ask, Failure, Payload, Target, protocol_error};
 use super::{Endpoint, RegistryError, endpoints};
-use crate::oci::{Reference, Sha256Digest};
+use crate::oci::{Reference, Sha256Digest, media};
 
 /// Bytes between the thread that reads and the connection: 16 pieces of 64 KiB.
 const QUEUE_PIECES: usize = 16;
@@ -94,8 +94,11 @@ impl Registry {
         match self.send(&endpoint, &ask, self.attempts(Patience::Full, false)).await {
             Ok(response) => {
                 let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-                // An answer without a body may well say that it has a length of 0.
-                Ok(length.is_none_or(|length| length == 0 || length == size_bytes))
+                // Something may say yes to everything. Whoever has the blob knows its digest or its size; without a body some say a length of 0.
+                Ok(match content_digest(&response) {
+                    Some(said) => said == *digest && length.is_none_or(|length| length == 0 || length == size_bytes),
+                    None => length == Some(size_bytes),
+                })
             }
             Err(Failure { error: RegistryError::NotFound, .. }) => Ok(false),
             // A storage behind a redirect may not know the question; the upload will tell.
@@ -264,7 +267,22 @@ impl Registry {
         let expected = Sha256Digest::of(bytes);
         match content_digest(&response) {
             Some(got) if got != expected => Err(RegistryError::Mismatch { host: endpoint.name, expected, got: got.to_string() }),
+            None if response.status() != StatusCode::CREATED => self.see_manifest(&endpoint, &expected).await,
             _ => Ok(()),
+        }
+    }
+
+    /// Asks for a manifest after an answer that is none of a registry that took it: something else may stand there and say yes to everything.
+    async fn see_manifest(&self, endpoint: &Endpoint, digest: &Sha256Digest) -> Result<(), RegistryError> {
+        let selector = digest.to_string();
+        let path = format!("manifests/{selector}");
+        let ask = Ask { access: PUSH, accept: Some(media::MANIFEST_ACCEPT), ..Ask::read(Method::GET, &path) };
+        match self.manifest_from(endpoint, &ask, &selector, Some(digest), self.attempts(Patience::Full, false)).await {
+            Ok(_) => Ok(()),
+            Err(RegistryError::NotFound | RegistryError::Mismatch { .. }) => {
+                Err(protocol_error(&endpoint.name, format!("that it has manifest {digest}, but does not give it back")))
+            }
+            Err(error) => Err(error),
         }
     }
 }

@@ -314,6 +314,21 @@ async fn f5_manifests_say_what_they_are_and_are_checked() {
 }
 
 #[tokio::test]
+async fn f5_who_says_yes_to_everything_is_asked_for_the_manifest() {
+    // Some registries accept manifests with 202 and say nothing of digests.
+    for (answer, has_it) in [("{}", true), ("", false), ("{\"other\": 1}", false)] {
+        let (server, _) = shelf(move |_, request, _| Some(if request.method == "PUT" { reply(202, "") } else { reply(200, answer) })).await;
+        let registry = registry(config());
+        assert!(!registry.has_blob(&reference(&server), &blob().digest(), 400_000).await.expect("asked"), "it names neither digest nor size");
+        let pushed = registry.push_manifest(&reference(&server), "t", "application/x", b"{}").await;
+        match pushed {
+            Ok(()) => assert!(has_it, "{answer:?}"),
+            Err(error) => assert!(!has_it && error.to_string().contains("does not give it back"), "{answer:?}: {error}"),
+        }
+    }
+}
+
+#[tokio::test]
 async fn f5_mirrors_are_not_pushed_to() {
     let (mirror, _) = shelf(|_, _, _| None).await;
     let (server, shelf) = shelf(|_, _, _| None).await;
