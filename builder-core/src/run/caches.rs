@@ -53,7 +53,7 @@ struct Wanted<'a> {
 
 impl Caches {
     /// Takes all that `op` mounts; waits for other users of `locked` ones.
-    pub(super) fn take(op: &ExecOp, origin: &Origin<'_>, cancel: &Cancel) -> Result<Self, StepError> {
+    pub(super) fn take(op: &ExecOp, origin: &Origin<'_>, cancel: &Cancel, log: &dyn LogTarget) -> Result<Self, StepError> {
         let mut wanted: Vec<Wanted<'_>> = Vec::new();
         for mount in &op.mounts {
             let Some((name, sharing, seed)) = described(mount, origin.inputs) else { continue };
@@ -77,6 +77,11 @@ impl Caches {
                 mounts.clear(&name).map_err(text)?;
             }
             let lease = mounts.acquire(&name, sharing, &seed, Some(cancel)).map_err(text)?;
+            if lease.was_emptied() {
+                log.warning(&format!(
+                    "the cache mount {target} begins anew: a step was stopped while it wrote to the cache itself, as no overlay can be mounted here"
+                ));
+            }
             let mut views = vec![lease.mount().map_err(text)?];
             for _ in 1..places {
                 if origin.direct {

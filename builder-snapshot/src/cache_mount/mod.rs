@@ -92,6 +92,8 @@ pub struct CacheLease {
     chain: Vec<String>,
     /// `<tmp>/cache-<n>`; none if the chain's only layer itself is worked on.
     work: Option<PathBuf>,
+    /// What was there was half done, and is gone.
+    emptied: bool,
 }
 
 /// What became of a lease's changes.
@@ -200,25 +202,26 @@ impl CacheMounts {
             }
             Sharing::Private => self.free_fork(id)?,
         };
+        let mut emptied = false;
         loop {
             mount.lock_exclusive(CHAIN, cancel)?;
             mount.touch()?;
             let alone = mount.try_lock_exclusive(USERS)?;
             if alone {
-                refresh(&mount, seed)?;
+                emptied |= refresh(&mount, seed)?;
             }
             if alone && self.direct {
                 let chain = mount.make_base(seed)?;
                 mount.mark_unsynced()?;
                 mount.mark_dirty()?;
                 mount.unlock(CHAIN);
-                return Ok(CacheLease { mount, chain, work: None });
+                return Ok(CacheLease { mount, chain, work: None, emptied });
             }
             if !self.direct && mount.try_lock_shared(USERS)? {
                 let chain = mount.read_chain()?;
                 let work = Some(mount.new_work(&self.tmp, &chain, seed)?);
                 mount.unlock(CHAIN);
-                return Ok(CacheLease { mount, chain, work });
+                return Ok(CacheLease { mount, chain, work, emptied });
             }
             mount.unlock(CHAIN);
             if self.direct {
@@ -302,8 +305,9 @@ impl CacheMounts {
     }
 }
 
-/// Folds and sweeps the chain, and fills it if it is new. CHAIN and USERS are held exclusively.
-fn refresh(mount: &MountDir, seed: &Seed) -> Result<(), CacheMountError> {
+/// Folds and sweeps the chain, and fills it if it is new; says whether it is because a step was stopped that worked on the layer itself. CHAIN and USERS are
+/// held exclusively.
+fn refresh(mount: &MountDir, seed: &Seed) -> Result<bool, CacheMountError> {
     let (is_untrusted, is_dirty) = (mount.is_untrusted()?, mount.take_dirty()?);
     if is_untrusted || is_dirty {
         mount.forget()?;
@@ -323,10 +327,16 @@ fn refresh(mount: &MountDir, seed: &Seed) -> Result<(), CacheMountError> {
         seed::copy(seed, &mount.layer(&base))?;
         mount.write_chain(&[base])?;
     }
-    Ok(())
+    Ok(is_dirty)
 }
 
 impl CacheLease {
+    /// Whether the cache had to be made new, because a step was stopped while it worked on the layer itself ([`CacheMounts::direct`]).
+    #[must_use]
+    pub fn was_emptied(&self) -> bool {
+        self.emptied
+    }
+
     /// A detached mount of the view.
     ///
     /// # Errors

@@ -100,7 +100,11 @@ fn a8_5_without_an_overlay_what_is_published_stays_and_a_killed_step_leaves_noth
     write(&view(&first).join("half"), "");
     assert_eq!(keys(&content(&view(&second))), ["a", "a/two", "half"]);
     drop((first, second, lease));
+    let lease = overlay.acquire("id", Sharing::Shared, &empty(), None).expect("acquire");
+    assert!(lease.was_emptied(), "whoever comes next is told");
+    drop(lease);
     assert_eq!(keys(&now(&overlay)), [""; 0], "half done work is nobody's");
+    assert!(!overlay.acquire("id", Sharing::Shared, &empty(), None).expect("acquire").was_emptied(), "once");
 }
 
 #[test]
