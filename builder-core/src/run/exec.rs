@@ -23,7 +23,7 @@ use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, Sn
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::{FoundKind, MergedTree};
 use builder_snapshot::user_namespace::{self, Isolation};
-use builder_snapshot::{SnapshotError, TreePath};
+use builder_snapshot::{SnapshotError, StopSignal, TreePath};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -113,6 +113,8 @@ pub struct Execution<'a> {
     pub log_path: PathBuf,
     /// Where its output goes.
     pub target: Arc<dyn LogTarget>,
+    /// Ends what is done before and after the process.
+    pub stop: StopSignal,
     /// Whether cache mounts begin empty (`--no-cache`): says which ones were not emptied in this build yet.
     pub clear_cache: &'a dyn Fn(&str) -> bool,
 }
@@ -268,7 +270,7 @@ impl Execution<'_> {
         // take two files for two names of one. In a copy they are two.
         let copies = lease.shares_inodes.then(|| Snapshotter::new(SnapshotterKind::Copy));
         let snapshots = copies.as_ref().unwrap_or(self.snapshots);
-        let snapshot = snapshots.prepare(tmp, root_layers).map_err(text)?;
+        let snapshot = snapshots.prepare(tmp, root_layers, &self.stop).map_err(text)?;
         if let Some(reason) = snapshot.why_copied() {
             self.target.warning(reason);
         }
@@ -280,7 +282,7 @@ impl Execution<'_> {
         let mut targets = stubs::standard_targets();
         targets.retain(|(target, kind)| *kind != StubKind::Dir || !keep_directory(&snapshot, &tree, target));
         let origin = Origin { inputs: self.inputs, store: self.store, clear: self.clear_cache, direct: !self.snapshots.uses_overlay(tmp) };
-        let mut held = Held { caches: Caches::take(self.op, &origin, cancel)?, ..Held::default() };
+        let mut held = Held { caches: Caches::take(self.op, &origin, cancel, self.target.as_ref())?, ..Held::default() };
         let mut mounts = Vec::with_capacity(self.op.mounts.len());
         for mount in &self.op.mounts {
             let target = TreePath::clipped(&mount.target).map_err(text)?;
@@ -555,7 +557,7 @@ impl Execution<'_> {
         let stub = if matches!(found.kind, FoundKind::Dir) { StubKind::Dir } else { StubKind::File };
         // Writes go to an upper directory that nobody looks at again.
         let tmp = self.store.tmp_dir().map_err(|e| StepError::other(e.to_string()))?;
-        let View { mount, subpath, files } = snapshots.view(tmp, layers, &resolution.path).map_err(text)?;
+        let View { mount, subpath, files } = snapshots.view(tmp, layers, &resolution.path, &self.stop).map_err(text)?;
         held.views.push(files);
         Ok(Prepared { stub, source: SandboxMountSource::Tree { mount, subpath }, read_only: !writable })
     }
@@ -733,6 +735,7 @@ mod tests {
             private_network: &|| None,
             log_path: PathBuf::new(),
             target: Arc::new(Nowhere),
+            stop: StopSignal::default(),
             clear_cache: &|_| false,
         };
         let env: Vec<String> = execution.environment(false).iter().map(|(name, value)| format!("{}={}", name.display(), value.display())).collect();

@@ -496,6 +496,7 @@ impl Vertices {
             inputs.iter().map(|input| input.stack().map(|stack| dirs.get(stack).cloned().unwrap_or_default())).collect::<Result<_, _>>()?;
         let log_name = keys.last().map_or_else(|| "unkeyed.log".to_owned(), |(key, _)| format!("{}.log", key.0.hex()));
         let (cancel_end, stop) = cancel_pair()?;
+        let stop_signal = stop_of(cancel);
         let this = Arc::clone(self);
         let work = {
             let (log_name, root, keys) = (log_name.clone(), root.clone(), keys.to_vec());
@@ -515,6 +516,7 @@ impl Vertices {
                     private_network: &|| this.private_network(),
                     log_path: this.store.logs_dir().join(&log_name),
                     target: Arc::new(TaskLog { tasks: Arc::clone(&this.tasks), task }),
+                    stop: stop_signal,
                     clear_cache: &cleared,
                 }
                 .run(&cancel_end);

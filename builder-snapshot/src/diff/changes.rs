@@ -15,6 +15,7 @@ use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::RootDir;
 use crate::snapshot::Owners;
+use crate::stop::{StopSignal, Stoppable};
 use crate::sys;
 use crate::toc::{Meta, Node, Timestamp, Toc, TocEntry, Xattrs};
 use crate::tree::{Child, Found, FoundKind, MergedTree, meta_of_stat};
@@ -68,6 +69,7 @@ pub(super) struct Collector<'a> {
     pub(super) lower: &'a MergedTree,
     started_nanos: i128,
     owners: &'a Owners,
+    stop: StopSignal,
     seen: Vec<Seen>,
     inodes: Vec<Inode>,
     by_inode: HashMap<(u64, u64), usize>,
@@ -85,14 +87,17 @@ fn nanos(time: Timestamp) -> i128 {
 
 impl<'a> Collector<'a> {
     /// Compares the directory `dir` with `lower`. Times from `started` on are marked as made by the step.
-    pub(super) fn new(dir: &Path, lower: &'a MergedTree, started: Timestamp, owners: &'a Owners) -> Result<Self, SnapshotError> {
+    /// Fails once `stop` is set.
+    pub(super) fn new(dir: &Path, lower: &'a MergedTree, started: Timestamp, owners: &'a Owners, stop: &StopSignal) -> Result<Self, SnapshotError> {
         let root = RootDir::open(dir).map_err(SnapshotError::io("open", dir.display()))?;
         let started_nanos = nanos(started) - CLOCK_TICK_NANOS;
-        Ok(Self { root, lower, started_nanos, owners, seen: Vec::new(), inodes: Vec::new(), by_inode: HashMap::new() })
+        let stop = stop.clone();
+        Ok(Self { root, lower, started_nanos, owners, stop, seen: Vec::new(), inodes: Vec::new(), by_inode: HashMap::new() })
     }
 
     /// Opens the directory at exactly `path`.
     pub(super) fn open_dir(&self, path: &TreePath) -> Result<std::os::fd::OwnedFd, SnapshotError> {
+        self.stop.check().map_err(SnapshotError::io("read", path.display()))?;
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         self.root.open_exact(path, flags, Mode::empty()).map_err(SnapshotError::io("open", path.display()))
     }
@@ -224,14 +229,14 @@ impl<'a> Collector<'a> {
     /// Reads the files, drops what equals what is below.
     pub(super) fn finish(mut self) -> Result<Changes, SnapshotError> {
         let files: Vec<(&TreePath, u64)> = self.inodes.iter().map(|inode| (&self.seen[inode.seen].path, inode.size)).collect();
-        let reads = hash::read_all(self.root.as_fd(), &files)?;
+        let reads = hash::read_all(self.root.as_fd(), &files, &self.stop)?;
         self.inodes = Vec::new();
         for seen in &mut self.seen {
             let What::File(inode) = seen.what else { continue };
             let read = &reads[inode];
             if seen.same {
                 seen.same = self.lower.lookup(&seen.path)?.is_some_and(|below| below.meta.xattrs == read.xattrs)
-                    && digest_below(self.lower, &seen.path)? == read.digest;
+                    && digest_below(self.lower, &seen.path, &self.stop)? == read.digest;
             }
             seen.meta.xattrs = read.xattrs.iter().filter(|(name, _)| xattr::exported_from_run(name)).cloned().collect();
         }
@@ -275,8 +280,8 @@ impl<'a> Collector<'a> {
     }
 }
 
-fn digest_below(lower: &MergedTree, path: &TreePath) -> Result<Sha256Digest, SnapshotError> {
-    let file = lower.open_file(path)?;
+fn digest_below(lower: &MergedTree, path: &TreePath, stop: &StopSignal) -> Result<Sha256Digest, SnapshotError> {
+    let file = Stoppable::new(lower.open_file(path)?, stop.clone());
     Ok(Hasher::of_reader(file).map_err(SnapshotError::io("read", path.display()))?.0)
 }
 

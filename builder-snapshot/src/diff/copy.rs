@@ -11,6 +11,7 @@ use rustix::fs::{self, FileType};
 use crate::error::SnapshotError;
 use crate::path::TreePath;
 use crate::snapshot::{Fingerprints, Owners};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::Timestamp;
 use crate::tree::{Child, MergedTree};
@@ -20,15 +21,16 @@ use super::changes::{Changes, Collector};
 /// Compares the directory `copy`, of which `known` has the fingerprints of when it was equal to `lower`, with what `lower` has. Nothing is changed in it.
 ///
 /// # Errors
-/// Reading fails; a path is too long to be kept.
+/// Reading fails; a path is too long to be kept; `stop` is set.
 pub(crate) fn copy_changes(
     copy: &Path,
     lower: &MergedTree,
     known: &Fingerprints,
     started: Timestamp,
     owners: &Owners,
+    stop: &StopSignal,
 ) -> Result<Changes, SnapshotError> {
-    let mut collector = Collector::new(copy, lower, started, owners)?;
+    let mut collector = Collector::new(copy, lower, started, owners, stop)?;
     let mut pending = vec![TreePath::root()];
     while let Some(path) = pending.pop() {
         let dir = collector.open_dir(&path)?;

@@ -11,6 +11,7 @@ use crate::digest::{Hasher, Sha256Digest};
 use crate::error::SnapshotError;
 use crate::layer::xattr;
 use crate::path::TreePath;
+use crate::stop::{StopSignal, Stoppable};
 use crate::sys;
 use crate::toc::Xattrs;
 
@@ -28,8 +29,8 @@ pub(super) struct Read {
     pub(super) xattrs: Xattrs,
 }
 
-/// Reads the regular files at `paths` (with their expected sizes) below `root`; the results are in the same order.
-pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)]) -> Result<Vec<Read>, SnapshotError> {
+/// Reads the regular files at `paths` (with their expected sizes) below `root`; the results are in the same order. Fails once `stop` is set.
+pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)], stop: &StopSignal) -> Result<Vec<Read>, SnapshotError> {
     let bytes: u64 = paths.iter().map(|(_, size)| size).sum();
     let threads = if bytes >= PARALLEL_BYTES || paths.len() >= PARALLEL_FILES { 2.min(paths.len()) } else { 1 };
     let results: Mutex<Vec<Option<Read>>> = Mutex::new((0..paths.len()).map(|_| None).collect());
@@ -39,7 +40,7 @@ pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)]) -> Resu
         loop {
             let i = next.fetch_add(1, Ordering::Relaxed);
             let Some((path, _)) = paths.get(i) else { return };
-            match read(root, path).map_err(SnapshotError::io("read", path.display())) {
+            match read(root, path, stop).map_err(SnapshotError::io("read", path.display())) {
                 Ok(read) => {
                     if let Some(slot) = results.lock().unwrap_or_else(PoisonError::into_inner).get_mut(i) {
                         *slot = Some(read);
@@ -68,7 +69,7 @@ pub(super) fn read_all(root: BorrowedFd<'_>, paths: &[(&TreePath, u64)]) -> Resu
     Ok(results.into_iter().map(|read| read.expect("nothing failed, so that every file was read")).collect())
 }
 
-fn read(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Read> {
+fn read(root: BorrowedFd<'_>, path: &TreePath, stop: &StopSignal) -> io::Result<Read> {
     // Read by nobody else meanwhile and immutable soon: the access time is of no use to anybody.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOATIME;
     let file = match sys::fs::open_beneath(root, path.as_path(), flags, Mode::empty()) {
@@ -79,6 +80,6 @@ fn read(root: BorrowedFd<'_>, path: &TreePath) -> io::Result<Read> {
         result => result?,
     };
     let xattrs = xattr::read(file.as_fd())?;
-    let (digest, size) = Hasher::of_reader(std::fs::File::from(file))?;
+    let (digest, size) = Hasher::of_reader(Stoppable::new(std::fs::File::from(file), stop.clone()))?;
     Ok(Read { size, digest, xattrs })
 }

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use crate::error::SnapshotError;
 use crate::path::TreePath;
 use crate::snapshot::{OpenDirs, Owners};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::{Node, Timestamp};
 use crate::tree::MergedTree;
@@ -25,9 +26,9 @@ use super::opaque_whiteouts;
 /// Leaves in the directory what the table says and nothing else: opaque directories are replaced by whiteouts, unchanged things removed.
 ///
 /// # Errors
-/// Reading or tidying fails; a path is too long to be kept.
-pub fn take_upper(upper: &Path, lower: &MergedTree, started: Timestamp, owners: &Owners) -> Result<Changes, SnapshotError> {
-    let mut walk = Walk { collector: Collector::new(upper, lower, started, owners)?, opaque: Vec::new() };
+/// Reading or tidying fails; a path is too long to be kept; `stop` is set.
+pub fn take_upper(upper: &Path, lower: &MergedTree, started: Timestamp, owners: &Owners, stop: &StopSignal) -> Result<Changes, SnapshotError> {
+    let mut walk = Walk { collector: Collector::new(upper, lower, started, owners, stop)?, opaque: Vec::new() };
     let root = TreePath::root();
     let dir = walk.collector.open_dir(&root)?;
     let stat = fs::fstat(&dir).map_err(|e| SnapshotError::io("read", root.display())(e.into()))?;

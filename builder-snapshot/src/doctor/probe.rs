@@ -167,7 +167,7 @@ const MISSING_PROGRAM: &str = "/.rbuild-doctor";
 
 /// What is said of a sandbox that can be made, but not as it should be.
 fn try_sandbox(dir: &Path) -> Result<Vec<String>, Fault> {
-    let snapshot = Snapshotter::new(SnapshotterKind::Auto).prepare(dir, &[])?;
+    let snapshot = Snapshotter::new(SnapshotterKind::Auto).prepare(dir, &[], &crate::StopSignal::default())?;
     let tree = MergedTree::open(&[])?;
     let points = dir.join("stubs");
     fs::create_dir(&points)

@@ -38,6 +38,7 @@ use crate::error::SnapshotError;
 use crate::layer::{stand_in, xattr};
 use crate::path::TreePath;
 use crate::root::{RootDir, set_meta_of, set_mtime_of};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::{ContentId, LayerId, Meta, Timestamp, Toc};
 use crate::tree::{MergedTree, is_layer_of_nothing, meta_of_stat};
@@ -66,6 +67,7 @@ pub struct ActiveSnapshot {
     /// What the process runs on, if that is no overlay.
     copied: Option<Copied>,
     owners: Arc<Owners>,
+    stop: StopSignal,
 }
 
 #[derive(Debug)]
@@ -99,15 +101,20 @@ impl ActiveSnapshot {
         };
         set().map_err(SnapshotError::io("change", upper.display()))?;
         let owners = Arc::new(Owners::of_step(lowers, upper.clone()));
-        Ok(Self { dir, lowers: lowers.to_vec(), upper, copied: None, owners })
+        Ok(Self { dir, lowers: lowers.to_vec(), upper, copied: None, owners, stop: StopSignal::default() })
     }
 
     /// As [`ActiveSnapshot::create`], for a process that runs on a copy: one that is idle, if one fits.
-    fn create_copied(tmp: &Path, lowers: &[PathBuf], idle: &Arc<Idle>, reason: Option<String>) -> Result<Self, SnapshotError> {
+    fn create_copied(tmp: &Path, lowers: &[PathBuf], idle: &Arc<Idle>, reason: Option<String>, stop: &StopSignal) -> Result<Self, SnapshotError> {
         let snapshot = Self::create(tmp, lowers)?;
-        let copy = idle.take(tmp, lowers)?;
+        let copy = idle.take(tmp, lowers, stop)?;
         let owners = Arc::new(Owners::of_step(lowers, copy.fs().to_owned()));
         Ok(Self { copied: Some(Copied { copy: Mutex::new(copy), idle: Arc::clone(idle), reason }), owners, ..snapshot })
+    }
+
+    /// The commit ends when `stop` says so.
+    fn stop_when(self, stop: &StopSignal) -> Self {
+        Self { stop: stop.clone(), ..self }
     }
 
     /// Why the process runs on a copy of the layers, which costs time, if it was not told to; what could be done about it.
@@ -205,9 +212,9 @@ impl ActiveSnapshot {
         let toc = match self.copied.take() {
             Some(Copied { copy, idle, .. }) => {
                 let copy = copy.into_inner().unwrap_or_else(PoisonError::into_inner);
-                copy.take_changes(lower, (started, &self.owners), &self.upper, &idle)?
+                copy.take_changes(lower, (started, &self.owners), &self.upper, &idle, &self.stop)?
             }
-            None => diff::take_upper(&self.upper, lower, started, &self.owners)?.toc,
+            None => diff::take_upper(&self.upper, lower, started, &self.owners, &self.stop)?.toc,
         };
         self.commit_written(toc)
     }

@@ -16,6 +16,7 @@ use super::copy::{Copier, Idle};
 use super::{ActiveSnapshot, TemporaryDir, overlay};
 use crate::error::SnapshotError;
 use crate::path::TreePath;
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::tree::{FoundKind, MergedTree, has_list};
 
@@ -106,22 +107,23 @@ impl Snapshotter {
         }
     }
 
-    /// A snapshot on `lowers` (layer directories, bottom first) for a process, below `tmp`.
+    /// A snapshot on `lowers` (layer directories, bottom first) for a process, below `tmp`. `stop` ends copying, and later the commit.
     ///
     /// # Errors
-    /// The directories cannot be made, the lowers not be read or copied.
-    pub fn prepare(&self, tmp: &Path, lowers: &[PathBuf]) -> Result<ActiveSnapshot, SnapshotError> {
-        match self.copies(tmp, lowers) {
+    /// The directories cannot be made, the lowers not be read or copied; it is to stop.
+    pub fn prepare(&self, tmp: &Path, lowers: &[PathBuf], stop: &StopSignal) -> Result<ActiveSnapshot, SnapshotError> {
+        let snapshot = match self.copies(tmp, lowers) {
             None => ActiveSnapshot::create(tmp, lowers),
-            Some(reason) => ActiveSnapshot::create_copied(tmp, lowers, &self.idle, reason),
-        }
+            Some(reason) => ActiveSnapshot::create_copied(tmp, lowers, &self.idle, reason, stop),
+        };
+        Ok(snapshot?.stop_when(stop))
     }
 
     /// What is at exactly `path` (a directory or a file) in the stack of `lowers`, to be mounted somewhere.
     ///
     /// # Errors
     /// As [`Snapshotter::prepare`]; nothing is there.
-    pub fn view(&self, tmp: &Path, lowers: &[PathBuf], path: &TreePath) -> Result<View, SnapshotError> {
+    pub fn view(&self, tmp: &Path, lowers: &[PathBuf], path: &TreePath, stop: &StopSignal) -> Result<View, SnapshotError> {
         if self.copies(tmp, lowers).is_none() {
             let snapshot = ActiveSnapshot::create(tmp, lowers)?;
             return Ok(View {
@@ -133,7 +135,7 @@ impl Snapshotter {
         let tree = MergedTree::open(lowers)?;
         let Some(found) = tree.lookup(path)? else { return Err(SnapshotError::NotFound { path: path.display() }) };
         let dir = TemporaryDir::create(tmp)?;
-        let mut copier = Copier::new(&tree, dir.path(), None)?;
+        let mut copier = Copier::new(&tree, dir.path(), None)?.stop_when(stop);
         let place = TreePath::root().child(b"view");
         if found.kind == FoundKind::Dir {
             copier.make_dir(&place)?;

@@ -3,12 +3,14 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use builder_snapshot::layer::{self, ApplyLimits};
 use builder_snapshot::snapshot::{CommittedLayer, FileContent, LinkSource, ListedFile, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc, merge};
 use builder_snapshot::tree::{FoundKind, MergedTree};
-use builder_snapshot::{Sha256Digest, SnapshotError, TreePath};
+use builder_snapshot::{Sha256Digest, SnapshotError, StopSignal, TreePath};
 
 use crate::tars::{Raw, tar};
 use crate::trees::{Stack, of_host, of_tree};
@@ -80,6 +82,58 @@ fn step_on(stack: &Stack, snapshotter: &Snapshotter, script: &str) -> CommittedL
     assert!(status.success(), "{script}");
     drop(mount);
     snapshot.commit(STARTED).expect("commit")
+}
+
+/// Says yes from the `n`th question on; with a counter of questions.
+fn stop_at(n: usize) -> (StopSignal, Arc<AtomicUsize>) {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    (StopSignal::new(move || count.fetch_add(1, Ordering::Relaxed) >= n), asked)
+}
+
+#[test]
+fn copying_and_reading_what_changed_can_be_stopped_anywhere() {
+    let mut stack = Stack::new();
+    stack.write(|writer| {
+        writer.make_dir(&path("d"), &dir()).expect("dir");
+        for name in ["a", "d/b", "d/c"] {
+            writer.put_file(&path(name), FileContent::Bytes(&[b'x'; 300_000]), &file()).expect("file");
+        }
+    });
+    let left = || fs::read_dir(stack.tmp()).expect("list").count();
+    for (kind, copied) in [(SnapshotterKind::Overlay, false), (SnapshotterKind::Copy, true)] {
+        let mut stopped = [0, 0];
+        for n in 0.. {
+            let (stop, asked) = stop_at(n);
+            let snapshotter = Snapshotter::new(kind);
+            let snapshot = match snapshotter.prepare(&stack.tmp(), &stack.layers, &stop) {
+                Ok(snapshot) => snapshot,
+                Err(error) => {
+                    assert!(error.to_string().contains("canceled"), "{error}");
+                    assert_eq!(left(), 0, "{kind:?}, question {n}");
+                    stopped[0] += 1;
+                    continue;
+                }
+            };
+            let mount = snapshot.mount(None).expect("mount");
+            let seen = PathBuf::from(format!("/proc/self/fd/{}", mount.as_raw_fd()));
+            fs::write(seen.join("d/b"), [b'y'; 300_000]).expect("write");
+            drop(mount);
+            let committed = snapshot.commit(STARTED);
+            let is_through = asked.load(Ordering::Relaxed) <= n;
+            drop(snapshotter);
+            match committed {
+                Ok(layer) => assert_eq!(words(&layer.toc), ["d/", "d/b"]),
+                Err(error) => assert!(error.to_string().contains("canceled"), "{error}"),
+            }
+            assert_eq!(left(), 0, "{kind:?}, question {n}");
+            if is_through {
+                break;
+            }
+            stopped[1] += 1;
+        }
+        assert!((stopped[0] >= 6) == copied && stopped[1] >= 4, "{kind:?}: {stopped:?}");
+    }
 }
 
 #[test]

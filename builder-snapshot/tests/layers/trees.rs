@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use builder_snapshot::snapshot::{ActiveSnapshot, Device, FileContent, Snapshotter, TreeWriter};
 use builder_snapshot::toc::{Meta, Node, Timestamp, Toc};
 use builder_snapshot::tree::{FoundKind, MergedTree};
-use builder_snapshot::{Sha256Digest, TreePath};
+use builder_snapshot::{Sha256Digest, StopSignal, TreePath};
 use proptest::prelude::*;
 
 /// One change. Paths are of a small world, so that they meet.
@@ -147,7 +147,7 @@ impl Stack {
 
     /// A snapshot for a process, on an overlay or on a copy.
     pub(crate) fn prepare(&self, snapshotter: &Snapshotter) -> ActiveSnapshot {
-        snapshotter.prepare(&self.tmp(), &self.layers).expect("prepare")
+        snapshotter.prepare(&self.tmp(), &self.layers, &StopSignal::default()).expect("prepare")
     }
 
     /// Writes one more layer; returns its table.

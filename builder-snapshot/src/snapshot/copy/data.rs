@@ -6,8 +6,14 @@ use std::io::{self, Read, Seek, SeekFrom};
 use rustix::fs;
 use rustix::io::Errno;
 
+use crate::stop::StopSignal;
+
+/// How much is copied between two questions whether it is still wanted.
+const PIECE_BYTES: u64 = 16 << 20;
+
 /// Makes `to`, which is new, hold what `from` holds. The two never share anything that a later write could show in both: a reflink is copied on write.
-pub(crate) fn copy(from: &File, to: &File) -> io::Result<()> {
+/// Fails once `stop` is set.
+pub(crate) fn copy(from: &File, to: &File, stop: &StopSignal) -> io::Result<()> {
     let size = from.metadata()?.len();
     if size == 0 {
         return Ok(());
@@ -33,10 +39,15 @@ pub(crate) fn copy(from: &File, to: &File) -> io::Result<()> {
         };
         source.seek(SeekFrom::Start(data))?;
         target.seek(SeekFrom::Start(data))?;
-        // The library uses copy_file_range and its like, and reads and writes where they are refused.
-        let copied = io::copy(&mut source.take(hole - data), &mut target)?;
-        if copied < hole - data {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was copied"));
+        let mut left = hole - data;
+        while left > 0 {
+            stop.check()?;
+            let piece = left.min(PIECE_BYTES);
+            // The library uses copy_file_range and its like, and reads and writes where they are refused.
+            if io::copy(&mut source.take(piece), &mut target)? < piece {
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it became shorter while it was copied"));
+            }
+            left -= piece;
         }
         offset = hole;
     }
@@ -59,10 +70,10 @@ mod tests {
         }
         from.set_len(9 << 20).expect("a hole at the end");
         let to = File::options().read(true).write(true).create_new(true).open(dir.path().join("to")).expect("create");
-        copy(&from, &to).expect("copy");
+        copy(&from, &to, &StopSignal::default()).expect("copy");
         assert_eq!(std::fs::read(&path).expect("read"), std::fs::read(dir.path().join("to")).expect("read"));
         assert!(to.metadata().expect("stat").blocks() * 512 < 1 << 20, "as sparse as before");
         let empty = File::create_new(dir.path().join("empty")).expect("create");
-        copy(&empty, &File::create_new(dir.path().join("empty-too")).expect("create")).expect("copy");
+        copy(&empty, &File::create_new(dir.path().join("empty-too")).expect("create"), &StopSignal::default()).expect("copy");
     }
 }

@@ -24,6 +24,7 @@ use crate::diff::{self, Changes};
 use crate::error::SnapshotError;
 use crate::path::TreePath;
 use crate::root::{copy_metadata, set_meta_of, set_mtime_at, set_mtime_of};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::toc::{LayerId, Node, Timestamp, Toc};
 use crate::tree::{Child, FoundKind, MergedTree};
@@ -60,20 +61,20 @@ pub(super) struct Idle(Mutex<Vec<WorkingCopy>>);
 
 impl Idle {
     /// A copy that shows what `lowers` show: one that is idle and not far from it, or a new one.
-    pub(super) fn take(&self, tmp: &Path, lowers: &[PathBuf]) -> Result<WorkingCopy, SnapshotError> {
+    pub(super) fn take(&self, tmp: &Path, lowers: &[PathBuf], stop: &StopSignal) -> Result<WorkingCopy, SnapshotError> {
         let best = {
             let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             let best = (0..idle.len()).filter(|&i| idle[i].leads_to(lowers)).max_by_key(|&i| idle[i].lowers.len());
             best.map(|i| idle.remove(i))
         };
         if let Some(mut copy) = best {
-            match copy.forward(lowers) {
+            match copy.forward(lowers, stop) {
                 Ok(()) => return Ok(copy),
                 // Half forwarded it is of no use; a new one says what is really wrong.
                 Err(error) => tracing::debug!(%error, "a working copy is made anew"),
             }
         }
-        WorkingCopy::create(tmp, lowers)
+        WorkingCopy::create(tmp, lowers, stop)
     }
 
     fn put(&self, copy: WorkingCopy) {
@@ -87,7 +88,7 @@ impl Idle {
 }
 
 impl WorkingCopy {
-    fn create(tmp: &Path, lowers: &[PathBuf]) -> Result<Self, SnapshotError> {
+    fn create(tmp: &Path, lowers: &[PathBuf], stop: &StopSignal) -> Result<Self, SnapshotError> {
         let dir = TemporaryDir::create(tmp)?;
         let fs = dir.path().join("fs");
         std::fs::create_dir(&fs).map_err(SnapshotError::io("make directory", fs.display()))?;
@@ -95,7 +96,7 @@ impl WorkingCopy {
         let tree = MergedTree::open(lowers)?;
         let root = TreePath::root();
         match tree.lookup(&root)? {
-            Some(found) => Copier::new(&tree, &fs, Some(&mut known))?.subtree(&root, found, &root)?,
+            Some(found) => Copier::new(&tree, &fs, Some(&mut known))?.stop_when(stop).subtree(&root, found, &root)?,
             None => {
                 let mut set = || {
                     let dir = sys::fs::open_dir(&fs)?;
@@ -122,11 +123,11 @@ impl WorkingCopy {
     }
 
     /// Makes it show `lowers`, which begin with those that it shows.
-    fn forward(&mut self, lowers: &[PathBuf]) -> Result<(), SnapshotError> {
+    fn forward(&mut self, lowers: &[PathBuf], stop: &StopSignal) -> Result<(), SnapshotError> {
         let tocs = lowers.get(self.lowers.len()..).unwrap_or_default().iter().map(|fs| toc_of(fs)).collect::<Result<Vec<Toc>, _>>()?;
         if tocs.iter().any(|toc| !toc.is_empty()) {
             let tree = MergedTree::open(lowers)?;
-            let mut copier = Copier::new(&tree, &self.fs, Some(&mut self.known))?;
+            let mut copier = Copier::new(&tree, &self.fs, Some(&mut self.known))?.stop_when(stop);
             let mut paths: BTreeSet<&TreePath> = BTreeSet::new();
             // First everything goes that any of them removes or replaces, in their order: what a later one brings back is another thing.
             for entry in tocs.iter().flat_map(|toc| &toc.entries) {
@@ -254,8 +255,9 @@ impl WorkingCopy {
         (started, owners): (Timestamp, &Owners),
         layer: &Path,
         idle: &Arc<Idle>,
+        stop: &StopSignal,
     ) -> Result<Toc, SnapshotError> {
-        let changes = diff::copy_changes(&self.fs, lower, &self.known, started, owners)?;
+        let changes = diff::copy_changes(&self.fs, lower, &self.known, started, owners, stop)?;
         self.move_to(layer, lower, &changes.toc)?;
         match self.tidy(lower, &changes) {
             Ok(()) => {

@@ -17,6 +17,7 @@ use crate::layer::stand_in;
 use crate::path::TreePath;
 use crate::root::{replace_meta_of, set_mtime_at, set_mtime_of};
 use crate::snapshot::{Device, OpenDirs};
+use crate::stop::StopSignal;
 use crate::sys;
 use crate::tree::{Found, FoundKind, MergedTree};
 
@@ -28,13 +29,19 @@ pub(crate) struct Copier<'a> {
     tree: &'a MergedTree,
     dirs: OpenDirs,
     known: Option<&'a mut Fingerprints>,
+    stop: StopSignal,
 }
 
 impl<'a> Copier<'a> {
     /// Into the directory `to`. `known` gets a fingerprint of everything that is made.
     pub(crate) fn new(tree: &'a MergedTree, to: &Path, known: Option<&'a mut Fingerprints>) -> Result<Self, SnapshotError> {
         let dirs = OpenDirs::new(sys::fs::open_dir(to).map_err(SnapshotError::io("open", to.display()))?);
-        Ok(Self { tree, dirs, known })
+        Ok(Self { tree, dirs, known, stop: StopSignal::default() })
+    }
+
+    /// Copying fails once `stop` is set.
+    pub(crate) fn stop_when(self, stop: &StopSignal) -> Self {
+        Self { stop: stop.clone(), ..self }
     }
 
     /// Copies the directory `from` with everything in it to the directory `to`, which is there and empty.
@@ -94,6 +101,7 @@ impl<'a> Copier<'a> {
 
     /// Copies what is at `from`, which is no directory, to `to`, where nothing is.
     pub(crate) fn entry(&mut self, from: &TreePath, found: &Found, to: &TreePath) -> Result<(), SnapshotError> {
+        self.stop.check().map_err(SnapshotError::io("copy", from.display()))?;
         let meta = &found.meta;
         let special = |kind: FileType, device: Option<Device>| {
             move |parent: BorrowedFd<'_>, name: &Path| {
@@ -112,10 +120,11 @@ impl<'a> Copier<'a> {
         match &found.kind {
             FoundKind::File { .. } => {
                 let source = self.tree.open_file(from)?;
+                let stop = self.stop.clone();
                 self.at(to, "copy", |parent, name| {
                     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                     let file = File::from(fs::openat(parent, name, flags, Mode::from_raw_mode(0o600))?);
-                    data::copy(&source, &file)?;
+                    data::copy(&source, &file, &stop)?;
                     replace_meta_of(&file, meta)?;
                     carry(&source, &file)?;
                     set_mtime_of(&file, meta.mtime)
