@@ -400,5 +400,14 @@ fn e2_5_containers() {
             assert!(outcome.code == Some(3) && outcome.log.contains(cause), "{name}: {}", outcome.log);
         }
         assert_eq!(build(&PLACE.files, "files.tar").ok().image().digest, PLACE.expected[1], "{name}");
+        if matches!(flags, [] | ["--privileged"]) {
+            // A store in the container's own file system, which is an overlay: no other can stand on it.
+            words.pop();
+            words.push(format!("{}:O", root.display()));
+            let inside = bed.build(&PLACE.steps).env("SOURCE_DATE_EPOCH", EPOCH).env("HOME", "/tmp").env("USER", "").under(words);
+            let outcome = inside.state(Path::new("/tmp/store")).output(&dir.join("inside.tar")).ok();
+            assert!(outcome.log.contains("copy snapshots: the store's file system is overlay"), "{name}: {}", outcome.log);
+            assert_eq!(outcome.image().digest, PLACE.expected[0], "{name}");
+        }
     }
 }
