@@ -6,6 +6,7 @@
 //! - Nothing is replaced by something of another kind: a directory over a file and a file over a directory are errors.
 //! - A file that is there already, with the same bytes and metadata, is not written again, so that it enters no layer.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read};
@@ -18,7 +19,7 @@ use builder_snapshot::toc::{Meta, Timestamp};
 use builder_snapshot::tree::{Found, FoundKind, MergedTree};
 use builder_snapshot::{Hasher, Sha256Digest, SnapshotError, TreePath};
 
-use super::archive;
+use super::archive::{self, Compression};
 use super::links::{Links, Previous};
 use super::select::{Match, Selection, select};
 use crate::content::Limits;
@@ -340,14 +341,15 @@ impl Copier<'_> {
         let dir = self.make_parents(&tree_path(&dest.path)?, &Marks { chmod: None, ..*marks })?;
         let mut bytes = Hashing { file: &file, hasher: Hasher::new() };
         {
-            let damaged = |error: &dyn std::fmt::Display| StepError::Other {
-                message: format!("cannot unpack the archive {name}: {error}"),
+            let damaged = |error: &dyn std::fmt::Display, is_stream: bool| StepError::Other {
+                message: format!("cannot unpack the archive {name}: {error}{}", if is_stream { words_of_others(compression) } else { "" }),
                 help: Some("if it is to be copied as it is, use COPY or ADD --unpack=false".to_owned()),
             };
             let limits = self.limits;
-            let packed = |packed| archive::decompress(packed, compression);
-            let mut stream = limits.watch(&mut bytes, packed).map_err(|error| damaged(&error))?;
-            extract(&mut stream, self.writer, &dir, marks.owner, &limits.tar).map_err(|error| damaged(&error))?;
+            let has_failed = Cell::new(false);
+            let packed = |packed| Ok(Decompressed { stream: archive::decompress(packed, compression)?, has_failed: &has_failed });
+            let mut stream = limits.watch(&mut bytes, packed).map_err(|error| damaged(&error, true))?;
+            extract(&mut stream, self.writer, &dir, marks.owner, &limits.tar).map_err(|error| damaged(&error, has_failed.get()))?;
         }
         // The digest is of the whole file, whatever of it the archive needs.
         io::copy(&mut bytes, &mut io::sink()).map_err(unreadable)?;
@@ -364,6 +366,30 @@ fn changed(entry: &Entry, source: &Source<'_>) -> StepError {
     StepError::Other {
         message: format!("{} changed in {} while the build was reading it", entry.path.display(), source.tree().describe()),
         help: Some("run the build again when nothing writes to the context, or add the file to the ignore file".to_owned()),
+    }
+}
+
+/// How docker build says that a compressed stream is damaged, for those who look for its words in logs: it runs `unpigz` for gzip, and passes on
+/// what that says. Other streams it decompresses itself.
+fn words_of_others(compression: Compression) -> &'static str {
+    match compression {
+        Compression::Gzip => " (docker build reports this as \"exit status 1: unpigz: skipping: <stdin>: corrupted\")",
+        Compression::None | Compression::Bzip2 | Compression::Xz | Compression::Zstd => "",
+    }
+}
+
+/// A decompressed stream that tells whether it was the stream that failed, or what reads it.
+struct Decompressed<'a> {
+    stream: Box<dyn Read + 'a>,
+    has_failed: &'a Cell<bool>,
+}
+
+impl Read for Decompressed<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.stream.read(buffer).inspect_err(|error| {
+            let is_damage = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof);
+            self.has_failed.set(is_damage);
+        })
     }
 }
 

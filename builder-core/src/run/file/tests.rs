@@ -488,7 +488,13 @@ fn a9_14_archives_are_unpacked() {
     let stack = case.copy(&scratch(), copying("COPY", &["a.tar"], "/x/"));
     assert!(case.entry(&stack, "x/a.tar").is_some());
     let error = case.failure(&scratch(), copying("ADD", &["cut.tgz"], "/x/"));
-    assert!(error.contains("cut.tgz"), "{error}");
+    assert!(error.contains("cut.tgz") && error.contains("docker build reports this as \"exit status 1: unpigz: "), "{error}");
+    // What is wrong with the tar inside is told by everyone in words of their own.
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    encoder.write_all(&[&tar[..1024 + 100], &[0xff; 924][..]].concat()).expect("compressed");
+    case.write("bad.tgz", &encoder.finish().expect("compressed"));
+    let error = case.failure(&scratch(), copying("ADD", &["bad.tgz"], "/x/"));
+    assert!(error.contains("bad.tgz") && !error.contains("unpigz"), "{error}");
 }
 
 #[test]
