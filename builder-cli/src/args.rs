@@ -33,6 +33,7 @@ Examples:
   rbuild --build-context base=../base .        use that directory where it says base
   rbuild --check .                             look for mistakes, build nothing
   rbuild --call=outline .                      list what a build takes
+  rbuild context --why src/app.log .           tell which ignore rule decided
   rbuild doctor                                tell what this machine lacks, and a remedy
 
 Exit status:
@@ -59,6 +60,8 @@ Formats:
          out: {\"out\": TEXT | [TEXT]} or {\"error\": TEXT}
   match  in:  one JSON object a line: {\"patterns\": [TEXT], \"path\": TEXT}
          out: {\"match\": true|false} or {\"error\": TEXT}
+              as BuildKit's MatchesOrParentMatches; rbuild context --why
+              tells what the walk of a build does
 
 A Dockerfile that cannot be parsed gives status 1.";
 
@@ -71,6 +74,15 @@ and target, the result gives the same image.
 Exit status:
   0    converted
   1    the Dockerfile or the flags are wrong";
+
+const CONTEXT_STATUS: &str = "\
+Exit status:
+  0    told
+  1    a path of --why is not there, or a build would fail for want of a source
+       or for what is wrong with its Dockerfile
+
+A path is told as the build sees it: ignored by which line of which file (and
+let in again by which), or selected by which instruction of the Dockerfile.";
 
 const DOCTOR_STATUS: &str = "\
 Exit status:
@@ -113,6 +125,9 @@ pub(crate) enum Command {
     /// Print the plain Dockerfile that builds the same image, without anything that only rbuild understands
     #[command(after_help = CONVERT_STATUS, args_override_self = true)]
     Convert(ConvertArgs),
+    /// Tell what of the context a build reads, what is ignored and why; nothing is built
+    #[command(after_help = CONTEXT_STATUS)]
+    Context(ContextArgs),
     /// Tell what this machine lets builds do, and what to do about the rest
     #[command(after_help = DOCTOR_STATUS)]
     Doctor(DoctorArgs),
@@ -177,20 +192,49 @@ pub(crate) enum Convert {
     ToFile(OsString),
 }
 
+/// Flags of `context`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ContextArgs {
+    /// Directory with the files of the build
+    #[arg(value_name = "CONTEXT")]
+    pub(crate) context: Option<OsString>,
+    /// Tell why this path of the context is read or not; repeatable
+    #[arg(long, value_name = "PATH", allow_hyphen_values = true)]
+    pub(crate) why: Vec<OsString>,
+    /// For people or for programs
+    #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
+    pub(crate) format: AnswerFormat,
+    /// The Dockerfile, as in build
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub(crate) file: Option<OsString>,
+    /// The stage that would be built [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Platforms that would be built for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Vec<String>,
+    /// Value of an ARG, as in build
+    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    pub(crate) build_arg: Vec<String>,
+    /// A further context, as in build
+    #[arg(long, value_name = "NAME=VALUE")]
+    pub(crate) build_context: Vec<String>,
+}
+
 /// Flags of `doctor`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DoctorArgs {
     /// For people or for programs
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
-    pub(crate) format: DoctorFormat,
+    pub(crate) format: AnswerFormat,
     /// Print a profile of AppArmor that lets this program alone make user namespaces, and look at nothing
     #[arg(long)]
     pub(crate) apparmor_profile: bool,
 }
 
-/// How `doctor` answers.
+/// How a command answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-pub(crate) enum DoctorFormat {
+pub(crate) enum AnswerFormat {
     /// For people.
     Text,
     /// For programs.
@@ -400,7 +444,7 @@ pub(crate) struct LegacyArgs {
 const DOCKER_PREFIXES: [&str; 3] = ["buildx", "image", "builder"];
 
 /// Names of commands; anything else in their place is the first word of `build`.
-const COMMANDS: [&str; 7] = ["build", "b", "convert", "version", "doctor", "debug", "help"];
+const COMMANDS: [&str; 8] = ["build", "b", "convert", "context", "version", "doctor", "debug", "help"];
 
 /// Global flags that take a value as a word of its own.
 const GLOBAL_WITH_VALUE: [&str; 2] = ["--root", "--config"];

@@ -85,6 +85,9 @@ fn run() -> ExitCode {
         }
         Command::Convert(convert) => commands::enter_user_namespace(&environment)
             .and_then(|entered| commands::build::run(&line.global, &convert.build(), &environment, entered)),
+        Command::Context(args) => {
+            commands::enter_user_namespace(&environment).and_then(|entered| commands::context::run(&line.global, args, &environment, entered))
+        }
         Command::Doctor(args) => commands::doctor::run(&line.global, args, &environment),
         Command::Debug { filter } => commands::debug::run(*filter, &environment),
         Command::Version => {

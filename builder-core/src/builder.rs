@@ -170,6 +170,9 @@ impl Build<'_> {
             self.tasks.warning(warning.clone());
         }
         let epoch = self.request.source_date_epoch.or(compiled.source_date_epoch);
+        if epoch.is_none() && self.request.outputs.iter().any(|output| output.rewrite_timestamp) {
+            self.tasks.note("rewrite-timestamp=true does nothing without an epoch: give SOURCE_DATE_EPOCH, or --reproducible");
+        }
         let Compiled { graph, targets, .. } = compiled;
         let wanted: Vec<VertexId> = targets.iter().filter_map(|target| target.vertex).collect();
         let needed = graph.reachable(&wanted);
@@ -245,6 +248,32 @@ impl Build<'_> {
             }
             Need::File { context, path } => self.answer_file(context, path).await,
             Need::RemoteFile { source, path, or_download } => self.answer_remote_file(source, path, *or_download).await,
+            Need::Selection { context, source } => self.answer_selection(context, source).await,
+            Need::Time { source } => self.answer_time(source).await,
+        }
+    }
+
+    async fn answer_selection(&self, context: &str, source: &str) -> Answer {
+        let Some(found) = self.request.contexts.get(context).cloned() else {
+            return Answer::Failed(format!("there is no build context named {context:?}"));
+        };
+        let source = source.to_owned();
+        match Blocking::new(1).run(move || run::file::selects(&found, &source)).await.and_then(|selected| selected) {
+            Ok(selected) => Answer::Selection(selected),
+            Err(error) => Answer::Failed(error.to_string()),
+        }
+    }
+
+    async fn answer_time(&self, source: &SourceOp) -> Answer {
+        let is_file = matches!(source, SourceOp::Http { .. });
+        let asked = async {
+            let stack = self.remotes.fetch(source).await?;
+            let store = Arc::clone(self.store);
+            Blocking::new(1).run(move || run::file::time_of_remote(&stack, is_file, &store)).await?
+        };
+        match asked.await {
+            Ok(time) => Answer::Time(time),
+            Err(error) => Answer::Failed(error.to_string()),
         }
     }
 

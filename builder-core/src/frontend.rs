@@ -59,6 +59,18 @@ pub enum Need {
         /// Whether what a web server has instead of a tar is itself the file.
         or_download: bool,
     },
+    /// Whether a COPY selects anything in a directory of the request. Only findings depend on it.
+    Selection {
+        /// `context` or a named context.
+        context: String,
+        /// The source as in [`CopyAction::sources`](crate::graph::CopyAction::sources), without `--parents`.
+        source: String,
+    },
+    /// When what a source brings was made: the commit of a repository; of a download what its server says, else the newest entry of the archive.
+    Time {
+        /// [`SourceOp::Git`] or [`SourceOp::Http`].
+        source: SourceOp,
+    },
 }
 
 /// Where a needed image is ([`ImageLocation`], orderable).
@@ -98,8 +110,23 @@ pub enum Answer {
         /// The files and directories where it was looked for, sorted; some of them if there are many.
         beside: Vec<String>,
     },
+    /// What a selection finds.
+    Selection(Selected),
+    /// Seconds since 1970; none if nobody knows.
+    Time(Option<i64>),
     /// It could not be resolved: the reason, as a fragment.
     Failed(String),
+}
+
+/// What a source of a COPY selects.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Selected {
+    /// Something.
+    Something,
+    /// Nothing.
+    Nothing,
+    /// Nothing, because of a rule of the ignore file: which, as people call it.
+    LeftOut(String),
 }
 
 /// A resolved image.

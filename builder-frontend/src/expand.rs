@@ -6,6 +6,7 @@
 mod pattern;
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use pattern::{Pattern, Reach};
 
@@ -24,8 +25,9 @@ const MAX_QUOTED_CHARS: usize = 200;
 /// Names and values in the order they were first set.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Environment {
-    entries: Vec<(String, String)>,
-    index: HashMap<String, usize>,
+    // Shared with copies: stages and processes by the thousand have most variables in common.
+    entries: Vec<Arc<(String, String)>>,
+    index: HashMap<Arc<str>, usize>,
 }
 
 impl Environment {
@@ -44,22 +46,30 @@ impl Environment {
     /// Sets `name`; a name that is set already keeps its place.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
         let (name, value) = (name.into(), value.into());
-        if let Some(&at) = self.index.get(&name) {
-            self.entries[at].1 = value;
-        } else {
-            self.index.insert(name.clone(), self.entries.len());
-            self.entries.push((name, value));
-        }
+        let place = match self.index.get(name.as_str()) {
+            Some(&at) => &mut self.entries[at],
+            None => {
+                self.index.insert(name.as_str().into(), self.entries.len());
+                return self.entries.push(Arc::new((name, value)));
+            }
+        };
+        *place = Arc::new((name, value));
+    }
+
+    /// Names and values in order, to share.
+    #[must_use]
+    pub fn entries(&self) -> &[Arc<(String, String)>] {
+        &self.entries
     }
 
     /// Names and values in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.entries.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.entries.iter().map(|entry| (entry.0.as_str(), entry.1.as_str()))
     }
 
     /// All names, in order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.entries.iter().map(|(name, _)| name.as_str())
+        self.entries.iter().map(|entry| entry.0.as_str())
     }
 }
 

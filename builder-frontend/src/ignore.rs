@@ -130,8 +130,38 @@ impl IgnoreFile {
     /// The pattern that decides about the path.
     #[must_use]
     pub fn deciding_rule(&self, path: &[u8]) -> Option<DecidingRule<'_>> {
-        let Rule { negated, line, written, .. } = &self.rules[self.walker().deciding(path)?];
-        Some(DecidingRule { line: *line, pattern: written, negated: *negated })
+        self.walker().deciding_rule(path)
+    }
+
+    /// All patterns that speak of the path, in order: the last one decides.
+    #[must_use]
+    pub fn matching_rules(&self, path: &[u8]) -> Vec<DecidingRule<'_>> {
+        let mut walker = self.walker();
+        walker.deciding(path);
+        let matched = walker.levels.last().map(|level| level.matched.clone()).unwrap_or_default();
+        self.rules.iter().zip(matched).filter(|(_, matched)| *matched).map(|(rule, _)| rule.deciding()).collect()
+    }
+
+    /// Whether a file is left out, as the reference's function for a single path has it: every pattern is held against the path and all directories
+    /// above it, and no walk comes by. It differs from [`IgnoreFile::excludes`], which is what builds use, where a directory is let in again after one
+    /// of its files was left out: `dir/f`, `!dir`.
+    ///
+    /// ```
+    /// use builder_frontend::ignore::IgnoreFile;
+    ///
+    /// let ignore = IgnoreFile::from_patterns(["dir/f", "!dir"]).unwrap();
+    /// assert!(ignore.excludes(b"dir/f") && !ignore.matches_or_parent_matches(b"dir/f"));
+    /// ```
+    #[must_use]
+    pub fn matches_or_parent_matches(&self, path: &[u8]) -> bool {
+        let mut excluded = false;
+        for rule in self.rules.iter().filter(|_| !path.is_empty()) {
+            let directories = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            if rule.negated == excluded && directories.chain([path.len()]).any(|end| rule.pattern.matches(&path[..end])) {
+                excluded = !excluded;
+            }
+        }
+        excluded
     }
 
     /// For many paths: remembers what it found for the directories above. Cheapest when paths come in the order of a walk.
@@ -161,7 +191,18 @@ struct Level {
     deciding: Option<usize>,
 }
 
-impl Walker<'_> {
+impl Rule {
+    fn deciding(&self) -> DecidingRule<'_> {
+        DecidingRule { line: self.line, pattern: &self.written, negated: self.negated }
+    }
+}
+
+impl<'a> Walker<'a> {
+    /// As [`IgnoreFile::deciding_rule`].
+    pub fn deciding_rule(&mut self, path: &[u8]) -> Option<DecidingRule<'a>> {
+        self.deciding(path).map(|rule| self.rules[rule].deciding())
+    }
+
     /// As [`IgnoreFile::decision`].
     pub fn decision(&mut self, path: &[u8]) -> Option<bool> {
         self.deciding(path).map(|rule| !self.rules[rule].negated)
@@ -291,6 +332,11 @@ mod tests {
         let paths = ["a.txt", "a.md", "keep.md", "sub/a.txt", "sub/b.md", "sub/deep/c.txt", "sub/deep/d.md", "dist/o", "dist/keep/o"];
         let text = "*\n!sub\nsub/deep\n!sub/deep/c.txt\n!dist/keep/*\n!a.*\na.md";
         assert_eq!(kept(text, &paths), ["a.txt", "sub/a.txt", "sub/b.md", "sub/deep/c.txt", "dist/keep/o"]);
+    }
+
+    #[test]
+    fn a11_4_patterns_begin_at_the_top() {
+        assert_eq!(kept("lib\na/b\n*.md", &["lib", "src/lib", "a/b", "x/a/b", "r.md", "d/r.md"]), ["src/lib", "x/a/b", "d/r.md"]);
     }
 
     #[test]

@@ -123,7 +123,8 @@ impl<'a> StageTable<'a> {
     /// The stage that FROM in stage `before` means by `name`.
     #[must_use]
     pub fn base(&self, name: &str, before: usize) -> Option<usize> {
-        self.by_name.get(&name.to_lowercase())?.iter().rev().copied().find(|&index| index < before)
+        let indexes = self.by_name.get(&name.to_lowercase())?;
+        indexes[..indexes.partition_point(|&index| index < before)].last().copied()
     }
 
     /// The last stage of that name.

@@ -13,6 +13,7 @@ pub mod meeting;
 pub mod peers;
 pub mod registry;
 pub mod require;
+pub mod web;
 
 pub use bed::{Bed, Build, Outcome};
 pub use image::{Entry, Image};

@@ -70,22 +70,12 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
     if let Some(iidfile) = &plan.iidfile {
         remove_old(iidfile)?;
     }
-    let builder_config = BuilderConfig {
-        registries: config::registries(global, environment)?,
-        credentials: Arc::new(DockerCredentials::new(environment)),
-        search_path: environment.get_os("PATH").map(Into::into),
-        // Of systemd's resolver, which /etc/resolv.conf may name by its loopback address.
-        upstream_resolv_conf: std::fs::read("/run/systemd/resolve/resolv.conf").unwrap_or_default(),
-        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
-        limits: plan.limits.clone(),
-        snapshotter: config::snapshotter(plan.snapshotter, global, environment)?,
-        ..BuilderConfig::new(config::store_root(global, environment)?)
-    };
+    let builder_config = builder_config(&plan, global, environment)?;
     if let Err(Lack { cause, remedy, .. }) = diagnosis::floor() {
         let error = BuildError::Machine { message: cause, help: remedy };
         return Voice { palette: &palette, machine }.failed(&error, &[], render::SHORT_TAIL_LINES);
     }
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build().context("cannot start threads")?;
+    let runtime = runtime()?;
     let code = runtime.block_on(async {
         let interrupts = Interrupts::listen().context("cannot listen for signals")?;
         tokio::select! {
@@ -96,6 +86,25 @@ fn begin(global: &GlobalArgs, args: &BuildArgs, environment: &Environment, enter
     // Threads that are still busy (a second interrupt) end with the process; the store sweeps what they leave.
     runtime.shutdown_background();
     code
+}
+
+/// How the engine works here.
+pub(super) fn builder_config(plan: &BuildPlan, global: &GlobalArgs, environment: &Environment) -> Result<BuilderConfig> {
+    Ok(BuilderConfig {
+        registries: config::registries(global, environment)?,
+        credentials: Arc::new(DockerCredentials::new(environment)),
+        search_path: environment.get_os("PATH").map(Into::into),
+        // Of systemd's resolver, which /etc/resolv.conf may name by its loopback address.
+        upstream_resolv_conf: std::fs::read("/run/systemd/resolve/resolv.conf").unwrap_or_default(),
+        resolv_conf: std::fs::read("/etc/resolv.conf").unwrap_or_default(),
+        limits: plan.limits.clone(),
+        snapshotter: config::snapshotter(plan.snapshotter, global, environment)?,
+        ..BuilderConfig::new(config::store_root(global, environment)?)
+    })
+}
+
+pub(super) fn runtime() -> Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(RUNTIME_THREADS).enable_all().build().context("cannot start threads")
 }
 
 /// A core dump would hold secrets and passwords. One byte is less than any dump and, unlike none at all, keeps the kernel from handing one to a

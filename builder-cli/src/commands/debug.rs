@@ -93,12 +93,13 @@ fn words(question: &Value) -> Result<Value> {
     }
 }
 
-/// `{"patterns":[TEXT],"path":TEXT}` gives `{"match":BOOL}`: whether an ignore file of these lines leaves the path out.
+/// `{"patterns":[TEXT],"path":TEXT}` gives `{"match":BOOL}`: whether the patterns match the path or a directory above it and no later `!` takes that
+/// back (`MatchesOrParentMatches` of BuildKit's matcher). The walk of a build asks directory by directory, which differs for `dir/f`, `!dir`.
 fn matches(question: &Value) -> Result<Value> {
     let patterns = question.get("patterns").and_then(Value::as_array).context("patterns is no array")?;
     let patterns: Vec<&str> = patterns.iter().map(|pattern| pattern.as_str().context("a pattern is no string")).collect::<Result<_>>()?;
     let ignore = IgnoreFile::from_patterns(patterns)?;
-    Ok(json!({"match": ignore.excludes(cleaned(text(question, "path")?).as_bytes())}))
+    Ok(json!({"match": ignore.matches_or_parent_matches(cleaned(text(question, "path")?).as_bytes())}))
 }
 
 /// The path as a walk would ask for it: no `.`, no double slashes, none at the end. The context itself is never left out.

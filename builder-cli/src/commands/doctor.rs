@@ -8,7 +8,7 @@ use builder_core::content::Store;
 use builder_snapshot::diagnosis;
 use builder_snapshot::doctor::{self, Builds, Finding, Question, Report, Status};
 
-use crate::args::{DoctorArgs, DoctorFormat, GlobalArgs};
+use crate::args::{AnswerFormat, DoctorArgs, GlobalArgs};
 use crate::config;
 use crate::environment::Environment;
 use crate::exit_code::ExitCode;
@@ -25,8 +25,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DoctorArgs, environment: &Environm
     let question = Question { enter: super::namespace_options(environment), ids_file: Some(Store::ids_file(&store)), store };
     let report = doctor::examine(&question).context("cannot start a process")?;
     let text = match args.format {
-        DoctorFormat::Text => text(&report, &Palette::of(environment)),
-        DoctorFormat::Json => format!("{:#}\n", json(&report)),
+        AnswerFormat::Text => text(&report, &Palette::of(environment)),
+        AnswerFormat::Json => format!("{:#}\n", json(&report)),
     };
     // A script that asks wants to know whether RUN works.
     Ok(print(&text, if report.builds == Builds::All { ExitCode::Success } else { ExitCode::Machine }))

@@ -2,6 +2,7 @@
 
 pub(crate) mod build;
 mod call;
+pub(crate) mod context;
 pub(crate) mod debug;
 pub(crate) mod doctor;
 

@@ -162,7 +162,7 @@ fn paint(mut painter: Option<Box<dyn Painter>>, queue: &Receiver<Message>) {
 }
 
 /// A number of bytes as progress shows it: `512B`, `1.23MB`.
-fn bytes(n: u64) -> String {
+pub(crate) fn bytes(n: u64) -> String {
     const UNITS: [&str; 5] = ["B", "kB", "MB", "GB", "TB"];
     #[expect(clippy::cast_precision_loss, reason = "two decimals are shown")]
     let mut value = n as f64;

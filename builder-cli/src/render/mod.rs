@@ -121,7 +121,7 @@ pub(crate) fn finding(found: &Diagnostic, palette: &Palette) -> String {
 
 /// Problems of a file that nothing was built from.
 pub(crate) fn problems(source: &SourceFile, problems: &[Problem], palette: &Palette) -> String {
-    let text = Arc::new(SourceText { name: source.name.clone(), text: source.text.clone(), included_at: Vec::new() });
+    let text = Arc::new(SourceText::new(source.name.clone(), source.text.clone()));
     let shown = problems.iter().map(|problem| {
         let (first_line, last_line) = source.lines(problem.span);
         let span = problem.span.range();
@@ -151,7 +151,7 @@ pub(crate) fn excerpt(location: &SourceLocation) -> String {
     let included: String = location.source.included_at.iter().map(|place| format!(", included at {}", clean::text(place))).collect();
     let mut text = format!("{}:{first}{included}\n{RULE}\n", clean::text(&location.source.name));
     let begin = first.saturating_sub(AROUND).max(1);
-    for (number, line) in (begin..=until.saturating_add(AROUND)).zip(location.source.text.lines().skip(begin as usize - 1)) {
+    for (number, line) in (begin..=until.saturating_add(AROUND)).zip(location.source.lines_from(begin)) {
         let mark = if (first..=until).contains(&number) { ">>>" } else { "   " };
         let _ = writeln!(text, "{}", format!(" {number:3} | {mark} {}", shown(line)).trim_end());
     }
@@ -191,11 +191,10 @@ mod tests {
     use super::*;
 
     fn source() -> Arc<SourceText> {
-        Arc::new(SourceText {
-            name: "Dockerfile".into(),
-            text: "FROM busybox AS builder\nLABEL a=b\nRUN echo last words && \\\n    exit 17\nCOPY --from=biulder /app /app\n".into(),
-            included_at: Vec::new(),
-        })
+        Arc::new(SourceText::new(
+            "Dockerfile",
+            "FROM busybox AS builder\nLABEL a=b\nRUN echo last words && \\\n    exit 17\nCOPY --from=biulder /app /app\n",
+        ))
     }
 
     #[test]
@@ -290,7 +289,7 @@ mod tests {
 
     #[test]
     fn spans_at_the_edges_do_no_harm() {
-        let source = Arc::new(SourceText { name: "D".into(), text: "ä\tb\n".into(), included_at: Vec::new() });
+        let source = Arc::new(SourceText::new("D", "ä\tb\n"));
         for span in [0..0, 0..1, 1..2, 4..400, 5..5, 400..500] {
             let location = SourceLocation { source: Arc::clone(&source), first_line: 1, last_line: 9, span: Some(span) };
             let found = Diagnostic { location: Some(location), ..unknown_stage() };

@@ -60,7 +60,7 @@ impl<'a> Marked<'a> {
         let valid = |at: usize| (0..=at.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
         let Some(span) = &location.span else {
             let number = location.first_line.max(1) as usize;
-            let line = text.lines().nth(number - 1).unwrap_or_default();
+            let line = location.source.lines_from(location.first_line.max(1)).next().unwrap_or_default();
             let begin = line.len() - line.trim_start().len();
             return Marked { number, line, span: begin..line.trim_end().len().max(begin) };
         };
@@ -70,7 +70,7 @@ impl<'a> Marked<'a> {
         let begin = (start - line_start).min(line.len());
         let until = end.saturating_sub(line_start).clamp(begin, line.len());
         let trimmed = begin + line[begin..until].trim_end().len();
-        Marked { number: text[..start].matches('\n').count() + 1, line, span: begin..trimmed }
+        Marked { number: location.source.line_of(start), line, span: begin..trimmed }
     }
 }
 

@@ -41,8 +41,8 @@ pub(crate) fn diagnostic(location: Option<&SourceLocation>, cause: &StepError) -
 /// The word of the instruction that holds `subject`, which was cleaned: it has a slash before it that may not be written.
 fn word(location: &SourceLocation, subject: &str) -> Option<Range<usize>> {
     let text = &location.source.text;
-    let begin = line_start(text, location.first_line)?;
-    let end = line_start(text, location.last_line.saturating_add(1)).unwrap_or(text.len());
+    let begin = location.source.line_start(location.first_line.max(1))?;
+    let end = location.source.line_start(location.last_line.saturating_add(1)).unwrap_or(text.len());
     let lines = text.get(begin..end)?;
     let wanted = subject.trim_start_matches('/');
     let at = begin + lines.find(wanted).filter(|_| !wanted.is_empty())?;
@@ -50,13 +50,6 @@ fn word(location: &SourceLocation, subject: &str) -> Option<Range<usize>> {
     let start = text[..at].rfind(is_edge).map_or(0, |edge| edge + 1);
     let until = text[at + wanted.len()..].find(is_edge).map_or(text.len(), |edge| at + wanted.len() + edge);
     Some(start..until)
-}
-
-fn line_start(text: &str, line: u32) -> Option<usize> {
-    match line {
-        0 | 1 => Some(0),
-        line => text.match_indices('\n').nth(line as usize - 2).map(|(at, _)| at + 1),
-    }
 }
 
 /// Label and advice for a source that is not there, from how it was written.
@@ -106,7 +99,7 @@ mod tests {
     #[test]
     fn subjects_are_found_as_they_were_written() {
         let text = "FROM x\nCOPY --chown=node:node \\\n  ../a/b.txt [\"c d\"] /a/b.txt/\n";
-        let source = Arc::new(SourceText { name: "Dockerfile".into(), text: text.into(), included_at: Vec::new() });
+        let source = Arc::new(SourceText::new("Dockerfile", text));
         let location = SourceLocation { source, first_line: 2, last_line: 3, span: None };
         for (subject, written) in
             [("/a/b.txt", Some("../a/b.txt")), ("node", Some("node:node")), ("nowhere", None), ("", None), ("x", Some("../a/b.txt"))]

@@ -43,8 +43,8 @@ pub(crate) struct Inputs {
     pub(crate) named: BTreeMap<String, NamedContext>,
     /// Local directories.
     pub(crate) locals: BTreeMap<String, LocalContext>,
-    /// The main context's ignore file.
-    pub(crate) ignore: Option<Ignored>,
+    /// Ignore files of local directories, by the name of the context.
+    pub(crate) ignores: BTreeMap<String, Ignored>,
     /// An archive on standard input that is the main context: what was read of it so far. It is unpacked when the store is open.
     pub(crate) archive: Option<Vec<u8>>,
 }
@@ -74,33 +74,37 @@ impl IgnoreRules for Ignored {
 
 /// Finds the inputs that flags name.
 pub(crate) fn find(context: &OsStr, file: Option<&OsStr>, named: &[String], environment: &Environment, stdin: &mut dyn Read) -> Result<Inputs> {
-    let (named, mut locals) = named_contexts(named, environment)?;
+    let Named { contexts: named, mut locals, mut ignores } = named_contexts(named, environment)?;
     let from_stdin = file == Some(OsStr::new("-"));
+    let web = file.and_then(OsStr::to_str).filter(|file| is_web(file));
     if context == "-" {
         ensure!(!from_stdin, "standard input can't be both the context and the Dockerfile; give one of them as a path");
         let (dockerfile, archive) = on_stdin(file, stdin)?;
         let empty = LocalContext { path: environment.cwd.clone(), ignore: None, empty: true };
         locals.insert("context".into(), empty);
         let includes = IncludeRoot::Nowhere;
-        return Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignore: None, archive });
+        return Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignores, archive });
     }
     let stdin_text = if from_stdin { Some(text_of(&mut *stdin, "standard input")?) } else { None };
     if let Some(remote) = context.to_str().and_then(remote) {
         let dockerfile = match stdin_text {
             Some(text) => DockerfileSource::Text { name: DOCKERFILE.into(), text },
+            None if web.is_some() => DockerfileSource::Web { url: web.unwrap_or_default().to_owned() },
             None => DockerfileSource::InContext { path: file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned()) },
         };
-        return Ok(Inputs { context: remote, dockerfile, includes: root_of_context(), named, locals, ignore: None, archive: None });
+        return Ok(Inputs { context: remote, dockerfile, includes: root_of_context(), named, locals, ignores, archive: None });
     }
     let directory = directory(context, environment)?;
     let (dockerfile, beside) = match stdin_text {
+        None if web.is_some() => (DockerfileSource::Web { url: web.unwrap_or_default().to_owned() }, None),
         Some(text) => (DockerfileSource::Text { name: DOCKERFILE.into(), text }, None),
         None => local_dockerfile(file, &directory, environment)?,
     };
     let includes = beside.as_deref().map_or_else(root_of_context, |path| include_root(path, &directory, &mut locals));
     let ignore = ignore_file(beside.as_deref(), &directory)?;
     locals.insert("context".into(), local(directory, ignore.clone()));
-    Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignore, archive: None })
+    ignores.extend(ignore.map(|ignore| ("context".to_owned(), ignore)));
+    Ok(Inputs { context: main_local(), dockerfile, includes, named, locals, ignores, archive: None })
 }
 
 /// A Dockerfile that has no place of its own includes from the root of the context.
@@ -161,10 +165,14 @@ fn nearest_beside(path: &Path) -> String {
     suggest::nearest(name, names.iter().map(String::as_str)).map(|near| format!("; did you mean {near}?")).unwrap_or_default()
 }
 
+fn is_web(text: &str) -> bool {
+    text.starts_with("http://") || text.starts_with("https://")
+}
+
 /// What an address as context means (C5.3, C5.4); nothing for a path.
 fn remote(text: &str) -> Option<NamedContext> {
     let without_fragment = text.split(['#', '?']).next().unwrap_or(text);
-    let is_web = text.starts_with("http://") || text.starts_with("https://");
+    let is_web = is_web(text);
     let is_scp = || text.split_once('@').is_some_and(|(user, rest)| !user.contains(['/', ':']) && rest.contains(':') && !rest.contains("://"));
     if text.starts_with("git://")
         || text.starts_with("ssh://")
@@ -177,19 +185,27 @@ fn remote(text: &str) -> Option<NamedContext> {
     is_web.then(|| NamedContext::Http { url: text.into() })
 }
 
-fn named_contexts(given: &[String], environment: &Environment) -> Result<(BTreeMap<String, NamedContext>, BTreeMap<String, LocalContext>)> {
-    let (mut named, mut locals) = (BTreeMap::new(), BTreeMap::new());
+/// `--build-context`.
+#[derive(Debug, Default)]
+struct Named {
+    contexts: BTreeMap<String, NamedContext>,
+    locals: BTreeMap<String, LocalContext>,
+    ignores: BTreeMap<String, Ignored>,
+}
+
+fn named_contexts(given: &[String], environment: &Environment) -> Result<Named> {
+    let mut named = Named::default();
     for text in given {
         let (name, value) = text.split_once('=').with_context(|| format!("invalid --build-context {text:?}: expected NAME=VALUE"))?;
         ensure!(!name.is_empty() && !value.is_empty(), "invalid --build-context {text:?}: expected NAME=VALUE");
         ensure!(!["context", "scratch"].contains(&name), "invalid --build-context {text:?}: {name:?} can't stand for anything else");
-        let context = named_context(name, value, environment, &mut locals).with_context(|| format!("invalid --build-context {text:?}"))?;
-        named.insert(name.to_owned(), context);
+        let context = named_context(name, value, environment, &mut named).with_context(|| format!("invalid --build-context {text:?}"))?;
+        named.contexts.insert(name.to_owned(), context);
     }
-    Ok((named, locals))
+    Ok(named)
 }
 
-fn named_context(name: &str, value: &str, environment: &Environment, locals: &mut BTreeMap<String, LocalContext>) -> Result<NamedContext> {
+fn named_context(name: &str, value: &str, environment: &Environment, named: &mut Named) -> Result<NamedContext> {
     if let Some(reference) = value.strip_prefix("docker-image://") {
         return Ok(NamedContext::Image { reference: reference.parse()? });
     }
@@ -204,7 +220,8 @@ fn named_context(name: &str, value: &str, environment: &Environment, locals: &mu
     }
     let path = directory(OsStr::new(value.strip_prefix("local:").unwrap_or(value)), environment)?;
     let ignore = ignore_file(None, &path)?;
-    locals.insert(name.to_owned(), local(path, ignore));
+    named.locals.insert(name.to_owned(), local(path, ignore.clone()));
+    named.ignores.extend(ignore.map(|ignore| (name.to_owned(), ignore)));
     Ok(NamedContext::Local { name: name.to_owned() })
 }
 
@@ -215,18 +232,19 @@ fn oci_layout(name: &str, text: &str, environment: &Environment) -> Result<Named
     let digest = digest.map(|digest| digest.parse().map_err(|_| anyhow::anyhow!("{digest:?} is no sha256 digest"))).transpose()?;
     let path = directory(OsStr::new(path), environment)?;
     ensure!(path.join("index.json").is_file(), "{} is no OCI layout: it has no index.json", path.display());
-    let name = name.split("::").next().unwrap_or(name).parse().ok().filter(|name: &Reference| name.domain == "docker.io");
-    let shown = name.map_or_else(|| "library/layout".to_owned(), |name| name.path);
-    let reference = Reference { domain: "docker.io".into(), path: shown, tag: tag.map(str::to_owned), digest };
+    // Shown under the name that people gave it, whatever the layout calls it.
+    let shown = name.split("::").next().unwrap_or(name).to_lowercase();
+    let (domain, path_shown) = match shown.parse::<Reference>() {
+        Ok(Reference { domain, path, .. }) => (domain, path),
+        Err(_) => ("docker.io".to_owned(), "library/layout".to_owned()),
+    };
+    let reference = Reference { domain, path: path_shown, tag: tag.map(str::to_owned), digest };
     Ok(NamedContext::OciLayout { path: path.to_str().context("the path of a layout must be UTF-8")?.to_owned(), reference })
 }
 
 /// The Dockerfile of a local context, and its path for the ignore file beside it.
 fn local_dockerfile(file: Option<&OsStr>, context: &Path, environment: &Environment) -> Result<(DockerfileSource, Option<PathBuf>)> {
     let path = match file {
-        Some(file) if file.to_str().is_some_and(|file| file.starts_with("http://") || file.starts_with("https://")) => {
-            bail!("a Dockerfile from the web is not available yet; download it and give its path, or `-f -` and standard input")
-        }
         Some(file) => environment.absolute(file),
         None => context.join(DOCKERFILE),
     };
@@ -328,7 +346,8 @@ fn on_stdin(file: Option<&OsStr>, stdin: &mut dyn Read) -> Result<(DockerfileSou
     stdin.take(512).read_to_end(&mut start).context("cannot read standard input")?;
     if is_archive(&start) {
         let path = file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned());
-        return Ok((DockerfileSource::InContext { path }, Some(start)));
+        let dockerfile = if is_web(&path) { DockerfileSource::Web { url: path } } else { DockerfileSource::InContext { path } };
+        return Ok((dockerfile, Some(start)));
     }
     ensure!(file.is_none(), "standard input is no archive, so there is no context in which -f could be; leave -f out");
     let text = text_of(&mut start.chain(stdin), "standard input")?;
@@ -372,7 +391,18 @@ mod tests {
         match inputs.dockerfile {
             DockerfileSource::Text { name, text } => (name, text),
             DockerfileSource::InContext { path } => (path, "in context".into()),
+            DockerfileSource::Web { url } => (url, "on the web".into()),
         }
+    }
+
+    #[test]
+    fn c1_a_dockerfile_may_be_on_the_web() {
+        let dir = tree(&[(".dockerignore", "a")]);
+        let url = "https://h/Dockerfile";
+        for context in [".", "https://h/r.git"] {
+            assert_eq!(name_and_text(inputs(&dir, context, Some(url), b"").expect(context)), (url.into(), "on the web".into()));
+        }
+        assert!(inputs(&dir, ".", Some(url), b"").expect("local").ignores.contains_key("context"));
     }
 
     #[test]
@@ -399,8 +429,8 @@ mod tests {
     #[test]
     fn a11_1_the_ignore_file_of_the_dockerfile_wins() {
         let dir = tree(&[("Dockerfile", ""), (".dockerignore", "a"), ("x.Dockerfile", ""), ("x.Dockerfile.dockerignore", "b")]);
-        assert!(inputs(&dir, ".", Some("x.Dockerfile"), b"").expect("x").ignore.is_some());
-        assert!(inputs(&dir, ".", None, b"").expect("plain").ignore.is_some());
+        assert!(inputs(&dir, ".", Some("x.Dockerfile"), b"").expect("x").ignores.contains_key("context"));
+        assert!(inputs(&dir, ".", None, b"").expect("plain").ignores.contains_key("context"));
     }
 
     #[test]

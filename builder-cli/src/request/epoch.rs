@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use builder_core::request::{LocalContext, Timestamps};
 
 use crate::args::BuildArgs;
@@ -12,13 +12,16 @@ use crate::environment::Environment;
 /// 1980-01-01T00:00:00Z, the epoch of a reproducible build whose context has no commit: the earliest time that zip archives can hold.
 const WITHOUT_COMMIT: i64 = 315_532_800;
 
-const NAME: &str = "SOURCE_DATE_EPOCH";
+/// The argument, and the variable.
+pub(super) const NAME: &str = "SOURCE_DATE_EPOCH";
 
 /// What a build does with times.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Times {
     /// Seconds since 1970.
     pub(crate) epoch: Option<i64>,
+    /// A word in place of them, which the frontend understands.
+    pub(crate) word: Option<String>,
     /// What was said about layers.
     pub(crate) timestamps: Option<Timestamps>,
 }
@@ -32,15 +35,17 @@ pub(crate) fn times(args: &BuildArgs, build_args: &[(String, String)], context: 
         Some(other) => bail!("invalid --timestamps {other:?}; there are keep or clamp"),
     };
     let argument = build_args.iter().rev().find(|(name, _)| name == NAME).map(|(_, value)| value.as_str());
-    let epoch = match argument.or_else(|| environment.get(NAME)).filter(|value| !value.is_empty()) {
-        // The commit time of a git context; a local directory has none.
-        Some("context") => None,
-        Some(text) => Some(text.parse().with_context(|| format!("invalid {NAME} {text:?}: expected seconds since 1970"))?),
-        None => None,
-    };
+    let text = argument.or_else(|| environment.get(NAME)).filter(|value| !value.is_empty());
+    let epoch = text.and_then(|text| text.parse().ok());
+    // A local directory has no time of its own; everything else that can be named is the frontend's to find, or to refuse.
+    let word = text.filter(|word| epoch.is_none() && !(*word == "context" && context.is_some())).map(str::to_owned);
+    if word.is_some() {
+        let timestamps = timestamps.or_else(|| args.reproducible.then_some(Timestamps::Clamp));
+        return Ok(Times { epoch: None, word, timestamps });
+    }
     let wants_one = args.reproducible || timestamps == Some(Timestamps::Clamp);
     let epoch = epoch.or_else(|| wants_one.then(|| context.and_then(|context| commit_time(&context.path, environment)).unwrap_or(WITHOUT_COMMIT)));
-    Ok(Times { epoch, timestamps: timestamps.or_else(|| args.reproducible.then_some(Timestamps::Clamp)) })
+    Ok(Times { epoch, word: None, timestamps: timestamps.or_else(|| args.reproducible.then_some(Timestamps::Clamp)) })
 }
 
 /// The time of the commit that a clean work tree holds; nothing if there is no git, no commit, or a change that no commit has.
@@ -78,16 +83,21 @@ mod tests {
             (Some("7"), Some("5"), Some(7)),
             (Some("context"), Some("5"), None),
             (None, Some(""), None),
+            (None, Some("stage"), None),
         ] {
             assert_eq!(epoch(&plain, build_arg, variable).expect("times").epoch, expected);
         }
-        assert!(epoch(&plain, None, Some("yesterday")).is_err());
+        let words = |variable| epoch(&plain, None, Some(variable)).expect("times").word;
+        assert_eq!((words("stage").as_deref(), words("7"), words("")), (Some("stage"), None, None));
+        let here = LocalContext::new("/");
+        let local = times(&plain, &[], Some(&here), &Environment::of("/", &[(NAME, "context")])).expect("times");
+        assert_eq!((local.epoch, local.word), (None, None), "a directory has no time");
     }
 
     #[test]
     fn reproducible_needs_no_epoch() {
         let args = BuildArgs { reproducible: true, ..BuildArgs::default() };
-        let expected = Times { epoch: Some(WITHOUT_COMMIT), timestamps: Some(Timestamps::Clamp) };
+        let expected = Times { epoch: Some(WITHOUT_COMMIT), word: None, timestamps: Some(Timestamps::Clamp) };
         assert_eq!(epoch(&args, None, None).expect("times"), expected);
         assert_eq!(epoch(&args, None, Some("5")).expect("times").epoch, Some(5));
     }

@@ -5,7 +5,7 @@
 
 mod annotation;
 mod archive_limits;
-mod context;
+pub(crate) mod context;
 mod csv;
 pub(crate) mod diagnostics;
 mod epoch;
@@ -28,6 +28,7 @@ use builder_core::request::{Entitlement, LocalContext, Output, OutputDest, Outpu
 use builder_core::secret::Secret;
 use builder_frontend::compile::{FrontendOptions, NoCache};
 
+use self::context::Ignored;
 use self::output::Wanted;
 use crate::args::{BuildArgs, Convert};
 use crate::environment::Environment;
@@ -46,6 +47,8 @@ pub(crate) struct BuildPlan {
     pub(crate) options: FrontendOptions,
     /// Local directories.
     pub(crate) contexts: BTreeMap<String, LocalContext>,
+    /// Their ignore files.
+    pub(crate) ignores: BTreeMap<String, Ignored>,
     /// The main context is an archive on standard input, of which this much was read.
     pub(crate) archive: Option<Vec<u8>>,
     /// Secrets.
@@ -129,7 +132,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     }
     let network = steps::network(args.network.as_deref())?;
     let allow = steps::rights(&args.allow, network)?;
-    let build_args = build_args(&args.build_arg, environment);
+    let mut build_args = build_args(&args.build_arg, environment);
     let annotations = annotation::all(&args.annotation)?;
     let progress = progress(args, environment)?;
     let (platforms, extra_hosts) = (platforms(args, environment)?, steps::hosts(&args.add_host)?);
@@ -145,6 +148,11 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
     let snapshotter = snapshotter.transpose()?;
     let inputs = context::find(context, args.file.as_deref(), &args.build_context, environment, stdin)?;
     let times = epoch::times(args, &build_args, inputs.locals.get("context"), environment)?;
+    if let Some(word) = &times.word
+        && !build_args.iter().any(|(name, _)| name == epoch::NAME)
+    {
+        build_args.push((epoch::NAME.to_owned(), word.clone()));
+    }
     let options = FrontendOptions {
         context: inputs.context,
         includes: inputs.includes,
@@ -161,7 +169,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         allow: allow.clone(),
         source_date_epoch: times.epoch,
         strict: args.strict_docker,
-        context_ignore: inputs.ignore.as_ref().map(|ignore| ignore.rules.clone()),
+        context_ignore: inputs.ignores.get("context").map(|ignore| ignore.rules.clone()),
         ..FrontendOptions::new(inputs.dockerfile, Platform::host())
     };
     if options.platforms.len() > 1 && outputs.iter().any(|output| output.kind == OutputKind::Docker) {
@@ -176,6 +184,7 @@ pub(crate) fn plan(args: &BuildArgs, environment: &Environment, stdin: &mut dyn 
         quiet: args.quiet == Some(true),
         options,
         contexts: inputs.locals,
+        ignores: inputs.ignores,
         archive: inputs.archive,
         limits: archive_limits::limits(&args.limit)?,
         allow_secret_in_image: lent::allowed_in_image(&args.allow_secret_in_image, &args.secret)?,

@@ -13,8 +13,9 @@ pub use chmod::ChmodError;
 pub use op::*;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A vertex of one graph.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -56,7 +57,7 @@ pub struct SourceLocation {
 }
 
 /// A file that the frontend read.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct SourceText {
     /// As given (`Dockerfile`, `docker/app.Dockerfile`).
     pub name: String,
@@ -64,7 +65,52 @@ pub struct SourceText {
     pub text: String,
     /// `NAME:LINE` of the lines that included it, innermost first; none for a file that was asked for itself.
     pub included_at: Vec<String>,
+    /// Where its lines begin, once somebody has asked: findings by the thousand each ask for theirs.
+    line_starts: OnceLock<Vec<usize>>,
 }
+
+impl SourceText {
+    /// A file with its name.
+    #[must_use]
+    pub fn new(name: impl Into<String>, text: impl Into<String>) -> Self {
+        Self { name: name.into(), text: text.into(), included_at: Vec::new(), line_starts: OnceLock::new() }
+    }
+
+    /// The same, included at these places.
+    #[must_use]
+    pub fn included(self, included_at: Vec<String>) -> Self {
+        Self { included_at, ..self }
+    }
+
+    fn line_starts(&self) -> &[usize] {
+        self.line_starts.get_or_init(|| std::iter::once(0).chain(self.text.match_indices('\n').map(|(at, _)| at + 1)).collect())
+    }
+
+    /// Where the line begins, counted from 1; none if there is no such line.
+    #[must_use]
+    pub fn line_start(&self, line: u32) -> Option<usize> {
+        self.line_starts().get((line as usize).checked_sub(1)?).copied()
+    }
+
+    /// The line that the byte is in, counted from 1.
+    #[must_use]
+    pub fn line_of(&self, byte: usize) -> usize {
+        self.line_starts().partition_point(|&start| start <= byte)
+    }
+
+    /// The lines from this one on, counted from 1, without their ends.
+    pub fn lines_from(&self, line: u32) -> std::str::Lines<'_> {
+        self.line_start(line).and_then(|start| self.text.get(start..)).unwrap_or_default().lines()
+    }
+}
+
+impl PartialEq for SourceText {
+    fn eq(&self, other: &Self) -> bool {
+        (&self.name, &self.text, &self.included_at) == (&other.name, &other.text, &other.included_at)
+    }
+}
+
+impl Eq for SourceText {}
 
 /// An immutable graph.
 #[derive(Debug, Clone, Default)]
@@ -105,11 +151,23 @@ impl Graph {
     }
 }
 
+/// Equal for equal vertices. Of a process its environment, which can be long and is the same for most, is left to the comparison.
+fn fingerprint(op: &Op, inputs: &[VertexId]) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    inputs.hash(&mut hasher);
+    match op {
+        Op::Exec(exec) => (&exec.argv, exec.env.len(), &exec.mounts).hash(&mut hasher),
+        op => op.hash(&mut hasher),
+    }
+    hasher.finish()
+}
+
 /// Makes a [`Graph`].
 #[derive(Debug, Default)]
 pub struct GraphBuilder {
     graph: Graph,
-    known: HashMap<(Op, Vec<VertexId>, bool), VertexId>,
+    /// Vertices by what [`fingerprint`] sees of them.
+    known: HashMap<u64, Vec<VertexId>>,
 }
 
 impl GraphBuilder {
@@ -124,18 +182,20 @@ impl GraphBuilder {
     /// # Panics
     /// For inputs that were not added before.
     pub fn add(&mut self, op: Op, inputs: Vec<VertexId>, meta: VertexMeta) -> VertexId {
-        let key = (op, inputs, meta.ignore_cache);
-        if let Some(&id) = self.known.get(&key) {
-            return id;
+        let fingerprint = fingerprint(&op, &inputs);
+        for &id in self.known.get(&fingerprint).into_iter().flatten() {
+            let known = self.graph.vertex(id);
+            if known.op == op && known.inputs == inputs && known.meta.ignore_cache == meta.ignore_cache {
+                return id;
+            }
         }
-        let (op, inputs, _) = key.clone();
         assert!(inputs.iter().all(|input| (input.0 as usize) < self.graph.dag.node_count()), "inputs are added before their readers");
         let index = self.graph.dag.add_node(Arc::new(Vertex { op, inputs: inputs.clone(), meta }));
         for input in inputs {
             self.graph.dag.add_edge(NodeIndex::new(input.0 as usize), index, ());
         }
         let id = VertexId(u32::try_from(index.index()).expect("a graph has less than 2³² vertices"));
-        self.known.insert(key, id);
+        self.known.entry(fingerprint).or_default().push(id);
         id
     }
 

@@ -2,6 +2,7 @@
 
 pub use builder_snapshot::TreePath;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::oci::{Platform, Reference, Sha256Digest};
@@ -76,13 +77,16 @@ pub enum ImageLocation {
     },
 }
 
+/// Name and value of a variable. Shared: of thousands of processes each has most variables of the one before.
+pub type Variable = Arc<(String, String)>;
+
 /// A process (`features.md` A8, E1).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct ExecOp {
     /// Program and arguments.
     pub argv: Vec<String>,
     /// Environment in order, without proxies and secrets.
-    pub env: Vec<(String, String)>,
+    pub env: Vec<Variable>,
     /// Proxy variables: seen by the process, not part of the key.
     pub proxy_env: Vec<(String, String)>,
     /// Working directory, absolute.

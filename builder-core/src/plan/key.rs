@@ -104,7 +104,8 @@ pub fn exec(op: &ExecOp, network: Network, inputs: &[InputContent]) -> (Key, Key
     let mut key = KeyWriter::new("exec", EXEC_VERSION);
     key.texts("argument", op.argv.iter().map(String::as_str));
     key.number("variables", op.env.len() as u64);
-    for (name, value) in &op.env {
+    for variable in &op.env {
+        let (name, value) = &**variable;
         key.text(&format!("variable {name}"), value);
     }
     key.text("directory", &op.cwd);
@@ -254,10 +255,14 @@ mod tests {
     use crate::graph::Sharing;
     use crate::oci::Platform;
 
+    fn variable(name: &str, value: &str) -> crate::graph::Variable {
+        (name.to_owned(), value.to_owned()).into()
+    }
+
     fn op() -> ExecOp {
         ExecOp {
             argv: vec!["/bin/sh".into(), "-c".into(), "true".into()],
-            env: vec![("PATH".into(), "/bin".into()), ("A".into(), "1".into())],
+            env: vec![variable("PATH", "/bin"), variable("A", "1")],
             proxy_env: vec![],
             cwd: "/".into(),
             user: String::new(),
@@ -297,7 +302,7 @@ mod tests {
         assert!(changed(|op| op.argv[2] = "false".into()));
         assert!(changed(|op| op.argv = vec!["/bin/sh".into(), "-ctrue".into()]), "fields cannot run together");
         assert!(changed(|op| op.env.swap(0, 1)));
-        assert!(changed(|op| op.env[1] = ("A".into(), "2".into())));
+        assert!(changed(|op| op.env[1] = variable("A", "2")));
         assert!(changed(|op| op.cwd = "/x".into()));
         assert!(changed(|op| op.user = "1".into()));
         assert!(changed(|op| op.hostname = "h".into()));
@@ -340,7 +345,7 @@ mod tests {
     #[test]
     fn fields_tell_what_differs() {
         let mut other = op();
-        other.env[1].1 = "2".into();
+        other.env[1] = variable("A", "2");
         let (one, two) = (exec(&op(), Network::Default, &[content(1)]).1, exec(&other, Network::Default, &[content(1)]).1);
         let differing: Vec<_> = one.0.iter().zip(&two.0).filter(|(a, b)| a != b).map(|(a, _)| a.0.as_str()).collect();
         assert_eq!(differing, ["variable A"]);

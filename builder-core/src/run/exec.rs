@@ -418,7 +418,7 @@ impl Execution<'_> {
 
     /// A program of the image, searched on the step's PATH.
     fn find_program(&self, name: &OsString, tree: &MergedTree) -> Result<Option<OsString>, StepError> {
-        let path = self.op.env.iter().rfind(|(name, _)| name == "PATH").map_or(DEFAULT_PATH, |(_, value)| value.as_str());
+        let path = self.op.env.iter().rfind(|variable| variable.0 == "PATH").map_or(DEFAULT_PATH, |variable| variable.1.as_str());
         for dir in path.split(':').filter(|dir| dir.starts_with('/')) {
             let file = Path::new(dir).join(name);
             if tree.resolve(&TreePath::clipped(file.as_os_str().as_encoded_bytes()).map_err(text)?).map_err(text)?.found.is_some() {
@@ -490,7 +490,7 @@ impl Execution<'_> {
         use std::os::unix::ffi::OsStringExt as _;
 
         let mut env: Vec<(OsString, OsString)> =
-            self.op.env.iter().chain(&self.op.proxy_env).map(|(name, value)| (name.into(), value.into())).collect();
+            self.op.env.iter().map(|variable| &**variable).chain(&self.op.proxy_env).map(|(name, value)| (name.into(), value.into())).collect();
         if !env.iter().any(|(name, _)| name == "PATH") {
             env.push(("PATH".into(), DEFAULT_PATH.into()));
         }
@@ -656,7 +656,7 @@ mod tests {
     fn op(mounts: Vec<MountKind>) -> ExecOp {
         ExecOp {
             argv: vec!["true".into()],
-            env: vec![("A".into(), "1".into())],
+            env: vec![("A".to_owned(), "1".to_owned()).into()],
             proxy_env: vec![("http_proxy".into(), "http://proxy".into())],
             cwd: "/".into(),
             user: String::new(),

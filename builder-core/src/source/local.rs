@@ -92,6 +92,17 @@ impl LocalTree {
         Self::open_with_index(context, store.contexts_dir())
     }
 
+    /// As [`LocalTree::open`], to look at what is there and read nothing: what earlier builds know of contents is not asked for.
+    ///
+    /// # Errors
+    /// A directory that can't be opened.
+    pub fn open_to_look(context: &LocalContext) -> Result<Self, StepError> {
+        let tree = Self::open_with_index(context, Path::new(""))?;
+        // Nothing is loaded, and nothing will be read that could be saved.
+        let _ = tree.index.set(StatIndex::default());
+        Ok(tree)
+    }
+
     /// As [`LocalTree::open`], with the index in `index_dir`.
     ///
     /// # Errors

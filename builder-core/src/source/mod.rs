@@ -8,7 +8,7 @@ pub mod image;
 pub mod local;
 pub(crate) mod missing;
 pub mod oci_layout;
-pub(crate) mod pattern;
+pub mod pattern;
 mod pull;
 mod remembered;
 pub mod remote;

@@ -2,10 +2,13 @@
 //! (the rules of ignore files).
 //!
 //! Pure text; nothing here reads a file system. Patterns and paths are bytes, but `?` and classes speak of characters where the bytes are UTF-8.
+//!
+//! Frontends have a matcher of their own for ignore files, which must work without this crate; a test beside it (`builder-frontend/tests/patterns.rs`)
+//! holds the two equal.
 
 /// Whether a component has wildcards that are not taken away by a backslash.
 #[must_use]
-pub(crate) fn has_wildcards(component: &[u8]) -> bool {
+pub fn has_wildcards(component: &[u8]) -> bool {
     let mut bytes = component.iter();
     while let Some(byte) = bytes.next() {
         match byte {
@@ -21,14 +24,14 @@ pub(crate) fn has_wildcards(component: &[u8]) -> bool {
 
 /// Whether one path component matches a pattern as Go's `filepath.Match` has it. A malformed pattern matches nothing, as in BuildKit.
 #[must_use]
-pub(crate) fn component_matches(pattern: &[u8], name: &[u8]) -> bool {
+pub fn component_matches(pattern: &[u8], name: &[u8]) -> bool {
     tokens(pattern, Dialect::Component).is_some_and(|tokens| run(&tokens, name))
 }
 
-/// A list of patterns with the rules of ignore files: later ones override earlier ones, `!` takes back, a pattern that matches a directory
-/// matches all below it.
+/// A list of patterns with the rules of ignore files, as a walk meets them: later ones override earlier ones, a pattern that matches a directory
+/// matches all below it, and `!` takes back what is matched at that point, which is asked anew for each directory on the way.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct PatternList {
+pub struct PatternList {
     patterns: Vec<Pattern>,
 }
 
@@ -47,11 +50,14 @@ struct Pattern {
 /// A pattern that can't be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("pattern {0:?} has an unfinished [ or \\, or is a lone !")]
-pub(crate) struct BadPattern(String);
+pub struct BadPattern(String);
 
 impl PatternList {
     /// Compiles patterns.
-    pub(crate) fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, BadPattern> {
+    ///
+    /// # Errors
+    /// The first that is none.
+    pub fn new<'a>(patterns: impl IntoIterator<Item = &'a str>) -> Result<Self, BadPattern> {
         let mut list = Vec::new();
         for text in patterns {
             let trimmed = text.trim();
@@ -70,11 +76,13 @@ impl PatternList {
             let mut components = Vec::new();
             let mut open_ended = false;
             for component in clean.split('/').filter(|c| !c.is_empty()) {
-                if component.contains("**") {
+                // A class may take a slash, and so does what it is cut at.
+                let own = tokens(component.as_bytes(), Dialect::Component).filter(|own| !own.iter().any(|token| token.takes(u32::from(b'/'))));
+                let Some(own) = own.filter(|_| !component.contains("**")) else {
                     open_ended = true;
                     break;
-                }
-                components.push(tokens(component.as_bytes(), Dialect::Component).ok_or_else(bad)?);
+                };
+                components.push(own);
             }
             list.push(Pattern { negated, tokens: tokens(clean.as_bytes(), Dialect::Path).ok_or_else(bad)?, components, open_ended });
         }
@@ -82,29 +90,43 @@ impl PatternList {
     }
 
     /// Whether nothing matches.
-    pub(crate) fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.patterns.is_empty()
     }
 
     /// Whether a pattern takes back what others matched, so that directories that match must be looked into.
-    pub(crate) fn has_negations(&self) -> bool {
+    #[must_use]
+    pub fn has_negations(&self) -> bool {
         self.patterns.iter().any(|pattern| pattern.negated)
     }
 
     /// Whether the list matches `path` (relative, slashes between components).
-    pub(crate) fn matches(&self, path: &[u8]) -> bool {
+    #[must_use]
+    pub fn matches(&self, path: &[u8]) -> bool {
+        if !self.has_negations() {
+            return self.patterns.iter().any(|pattern| pattern.matches_or_parent(path));
+        }
+        // Which patterns hold for the directory that was looked at last, and so for what is below it.
+        let mut held = vec![false; self.patterns.len()];
         let mut matched = false;
-        for pattern in &self.patterns {
-            // Only a pattern that could change the decision is looked at.
-            if pattern.negated == matched && pattern.matches_or_parent(path) {
-                matched = !matched;
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at).chain([path.len()]);
+        for end in ends {
+            matched = false;
+            for (pattern, held) in self.patterns.iter().zip(&mut held) {
+                // Only a pattern that could change the decision is looked at.
+                *held = *held || (pattern.negated == matched && run(&pattern.tokens, &path[..end]));
+                if *held {
+                    matched = !pattern.negated;
+                }
             }
         }
         matched
     }
 
     /// Whether something below the directory `dir` can match. May say yes where nothing does, never no where something does.
-    pub(crate) fn can_match_below(&self, dir: &[u8]) -> bool {
+    #[must_use]
+    pub fn can_match_below(&self, dir: &[u8]) -> bool {
         self.patterns.iter().any(|pattern| !pattern.negated && pattern.can_match_below(dir))
     }
 }
@@ -128,15 +150,17 @@ impl Pattern {
     }
 }
 
-/// Without doubled slashes, `.` components and slashes at the ends; `..` goes up as far as there is something.
+/// Go's `path.Clean`, without a slash at the beginning: what is selected is named from its top.
 fn clean(text: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
+    let rooted = text.starts_with('/');
     for part in text.split('/') {
         match part {
             "" | "." => {}
-            ".." => {
+            ".." if parts.last().is_some_and(|last| *last != "..") => {
                 parts.pop();
             }
+            ".." if rooted => {}
             part => parts.push(part),
         }
     }
@@ -155,8 +179,8 @@ enum Token {
     Class { negated: bool, ranges: Vec<(u32, u32)> },
     /// `**/`: nothing, or anything that ends with a slash.
     Directories,
-    /// `**` at the end: at least one byte of anything.
-    Rest,
+    /// `**` at the end, or before a plain ending: any run of bytes.
+    Anything,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -174,23 +198,17 @@ fn tokens(pattern: &[u8], dialect: Dialect) -> Option<Vec<Token>> {
     while let Some(&byte) = pattern.get(at) {
         at += 1;
         match byte {
-            b'*' => {
-                let mut stars = 1;
-                while pattern.get(at) == Some(&b'*') {
-                    stars += 1;
-                    at += 1;
-                }
-                if stars == 1 || dialect == Dialect::Component {
-                    tokens.push(Token::Run);
-                } else if at == pattern.len() {
-                    tokens.push(Token::Rest);
-                } else {
-                    tokens.push(Token::Directories);
-                    if pattern[at] == b'/' {
-                        at += 1;
-                    }
-                }
+            b'*' if dialect == Dialect::Path && pattern.get(at) == Some(&b'*') => {
+                at += 1;
+                let begins = at == 2;
+                let slash = pattern.get(at) == Some(&b'/');
+                at += usize::from(slash);
+                let rest = &pattern[at..];
+                // `**name`, with nothing special in the name, is any path with that ending.
+                let is_suffix = begins && !slash && !rest.iter().any(|byte| b"*?[".contains(byte));
+                tokens.push(if rest.is_empty() || is_suffix { Token::Anything } else { Token::Directories });
             }
+            b'*' => tokens.push(Token::Run),
             b'?' => tokens.push(Token::One),
             b'\\' => {
                 tokens.push(Token::Byte(*pattern.get(at)?));
@@ -294,9 +312,10 @@ fn run(tokens: &[Token], text: &[u8]) -> bool {
                         }
                     }
                 }
-                Token::Rest => {
+                Token::Anything => {
+                    reached[at][state + 1] = true;
                     if at < text.len() {
-                        reached[text.len()][state + 1] = true;
+                        reached[at + 1][state] = true;
                     }
                 }
             }
@@ -364,6 +383,13 @@ mod tests {
             (&["a/**/b"], "a/x/y/b", true),
             (&["a/**/b"], "a/xb", false),
             (&["/lib/"], "lib", true),
+            (&["../lib"], "lib", false),
+            (&["lib**"], "libs/one", true),
+            (&["**.md"], "sub/README.md", true),
+            (&["***.md"], "sub/README.md", true),
+            (&["lib/one.txt", "!lib"], "lib/one.txt", true),
+            (&["lib", "lib/one.txt", "!lib"], "lib/one.txt", false),
+            (&["lib", "!lib"], "lib/one.txt", false),
             (&["**"], "any/thing", true),
             (&["*", "!sub", "sub/deep"], "sub/a", false),
             (&["*", "!sub", "sub/deep"], "sub/deep/a", true),
@@ -386,6 +412,9 @@ mod tests {
             ("app/**/two.txt", "app/x/y", true),
             ("**/two.txt", "any", true),
             ("app/lib", "app/lib/below", true),
+            ("*[^x]two", "any", true),
+            ("app[^x]two", "app", true),
+            ("[a/]two", "a", true),
         ] {
             assert_eq!(PatternList::new([pattern]).expect(pattern).can_match_below(dir.as_bytes()), expected, "{pattern} {dir}");
         }

@@ -7,11 +7,12 @@ use serde_json::{Map, Value, json};
 
 use super::file::{Located, ParsedFile, Place};
 use super::open::Opened;
-use super::plan::PlannedStage;
+use super::plan::{PlannedStage, mount_from};
 use super::platform::{Origin, PlatformRun};
 use super::state::StageState;
 use super::{Compiler, DockerfileFrontend, located};
 use crate::ast::{Instruction, InstructionKind};
+use crate::expand;
 use crate::lint;
 use crate::stage::StageTable;
 
@@ -256,7 +257,10 @@ impl DockerfileFrontend {
         for (run, plans) in &planned {
             // Without a target it is the last stage that people build.
             targets.last().iter().for_each(|target| compiler.follow_final(run, **target));
-            compiler.compile_stages(run, plans);
+            compiler.compile_stages(run, plans, |_| false);
+        }
+        if compiler.problems.is_empty() && !compiler.needs.is_empty() {
+            return CallOutcome::Needs(std::mem::take(&mut compiler.needs).into_iter().collect());
         }
         compiler.check_unused_stages(&planned);
         let (warnings, notes) = compiler.findings().into_iter().partition(|found| found.severity == Severity::Warning);
@@ -283,7 +287,7 @@ impl DockerfileFrontend {
         if compiler.problems.is_empty() && !compiler.needs.is_empty() {
             return Ok(CallOutcome::Needs(std::mem::take(&mut compiler.needs).into_iter().collect()));
         }
-        let states = compiler.compile_stages(&run, &plans);
+        let states = compiler.compile_stages(&run, &plans, |_| true);
         if !compiler.problems.is_empty() {
             return Err(compiler.diagnostics());
         }
@@ -366,17 +370,32 @@ impl Compiler<'_> {
 
     /// Global ARGs that a reachable FROM takes, directly or through the default of another one.
     fn outline_globals(&self, run: &PlatformRun, plans: &[Option<PlannedStage<'_>>], outline: &mut Outline) {
-        let mut used: Vec<&str> = Vec::new();
+        let (mut used, mut names_in): (Vec<&str>, Vec<&str>) = (Vec::new(), Vec::new());
         for (index, _) in plans.iter().enumerate().filter(|(_, plan)| plan.is_some()) {
             used.extend(run.from_uses[index].iter().map(String::as_str));
         }
         for plan in plans.iter().flatten() {
             for step in &plan.steps {
-                if let InstructionKind::Arg(declarations) = &step.instruction.kind {
-                    used.extend(declarations.iter().filter(|arg| arg.default.is_none()).map(|arg| arg.name.value.as_str()));
+                match &step.instruction.kind {
+                    InstructionKind::Arg(declarations) => {
+                        used.extend(declarations.iter().filter(|arg| arg.default.is_none()).map(|arg| arg.name.value.as_str()));
+                    }
+                    InstructionKind::Copy(copy) => names_in.extend(copy.from.iter().map(|from| from.value.as_str())),
+                    InstructionKind::Run(command) => {
+                        names_in.extend(command.mounts.iter().filter_map(mount_from).map(|from| from.value.as_str()));
+                    }
+                    _ => {}
                 }
             }
         }
+        // `--from=${NAME}` takes global ARGs without any declaration in the stage.
+        let names_in: Vec<String> = names_in
+            .into_iter()
+            .filter(|text| text.contains('$'))
+            .filter_map(|text| expand::expand_word(text, &run.globals, self.escape()).ok())
+            .flat_map(|expanded| expanded.used)
+            .collect();
+        used.extend(names_in.iter().map(String::as_str));
         let mut wanted = vec![false; run.declared.len()];
         for (index, arg) in run.declared.iter().enumerate().rev() {
             wanted[index] = used.contains(&arg.name.as_str());

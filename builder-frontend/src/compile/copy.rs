@@ -1,5 +1,6 @@
 //! COPY and ADD: one layer each, whatever they copy (`features.md` A9).
 
+use builder_core::frontend::{Answer, Need, Selected};
 use builder_core::graph::{Chmod, CopyAction, Dest, FileAction, FileOp, Op, Owner, VertexId};
 use builder_core::oci::Sha256Digest;
 
@@ -183,7 +184,7 @@ impl Compiler<'_> {
         if self.errors() != before {
             return;
         }
-        self.check_ignored(flags.keyword, &sources, origin, step);
+        self.check_selection(flags.keyword, &sources, flags.parents, origin, step);
 
         let meta = self.meta(name.clone(), step.place(), step.ignore_cache);
         let layer = self.graph.add(Op::File(FileOp { base: base.is_some(), actions: work.actions }), work.inputs, meta);
@@ -310,30 +311,61 @@ impl Compiler<'_> {
         }
     }
 
-    /// `CopyIgnoredFile`: silent once the ignore file lets anything in again, because then only a walk could tell. `CopyIgnoredPath` is ours: it speaks
-    /// then too, of what nothing lets in again.
-    fn check_ignored(&mut self, keyword: &str, sources: &[(String, &Word)], origin: &Origin, step: &Step<'_>) {
-        let main = matches!(origin, Origin::Context { name: None, context: NamedContext::Local { .. } });
+    /// What a COPY would leave out, or find nothing of. `CopyIgnoredFile` is silent once the ignore file lets anything in again, because then only a
+    /// look at the files can tell. The others are ours: they have that look taken.
+    fn check_selection(&mut self, keyword: &str, sources: &[(String, &Word)], parents: bool, origin: &Origin, step: &Step<'_>) {
+        let Origin::Context { name, context: NamedContext::Local { name: context } } = origin else { return };
         let options = self.options;
-        let Some(ignore) = options.context_ignore.as_ref().filter(|_| main) else { return };
+        let ignore = options.context_ignore.as_ref().filter(|_| name.is_none());
         let verb = if keyword == "ADD" { "Add" } else { "Copy" };
         for (source, _) in sources {
             let path = clipped(source);
-            if path.is_empty() || is_http(source) {
+            if path.is_empty() || is_http(source) || GitReference::parse(source).is_some() {
                 continue;
             }
-            if !ignore.has_negations() && ignore.excludes(path.as_bytes()) {
+            let is_excluded = ignore.is_some_and(|ignore| ignore.excludes(path.as_bytes()));
+            let lets_in = ignore.is_some_and(IgnoreFile::has_negations);
+            if is_excluded && !lets_in {
                 self.lint(&lint::COPY_IGNORED_FILE, step, format!("Attempting to {verb} file {source:?} that is excluded by .dockerignore"));
-            } else if !has_wildcards(&path) && ignore.has_negations() && ignore.prunes(path.as_bytes()) {
-                let line = ignore.deciding_rule(path.as_bytes()).map_or(String::new(), |rule| format!(" (line {}: {})", rule.line, rule.pattern));
-                self.lint(
-                    &lint::COPY_IGNORED_PATH,
-                    step,
-                    format!("{source:?} is left out by the ignore file{line}, and nothing below it is let in again"),
-                );
+            } else if parents {
+                // What `--parents` walks to is found by a walk through everything.
+                continue;
+            } else if has_wildcards(&path) {
+                let nothing = match self.selected(context, &path) {
+                    Some(Selected::Nothing) => format!("{source:?} matches nothing in {}, so nothing is copied", shown_context(name.as_deref())),
+                    Some(Selected::LeftOut(by)) => format!("What {source:?} matches is left out by {by}, so nothing is copied"),
+                    Some(Selected::Something) | None => continue,
+                };
+                self.lint(&lint::WILDCARD_MATCHES_NOTHING, step, nothing);
+            } else if is_excluded {
+                let by = match ignore.filter(|ignore| ignore.prunes(path.as_bytes())).and_then(|ignore| ignore.deciding_rule(path.as_bytes())) {
+                    Some(rule) => format!("the ignore file (line {}: {})", rule.line, rule.pattern),
+                    None => match self.selected(context, &path) {
+                        Some(Selected::LeftOut(by)) => by,
+                        _ => continue,
+                    },
+                };
+                self.lint(&lint::COPY_IGNORED_PATH, step, format!("{source:?} is left out by {by}, and nothing of it is let in again"));
             }
         }
     }
+
+    /// What a source finds in a directory, once that is known.
+    fn selected(&mut self, context: &str, path: &str) -> Option<Selected> {
+        let need = Need::Selection { context: context.to_owned(), source: path.to_owned() };
+        match self.resolved.answers.get(&need) {
+            Some(Answer::Selection(selected)) => Some(selected.clone()),
+            Some(_) => None,
+            None => {
+                self.needs.insert(need);
+                None
+            }
+        }
+    }
+}
+
+fn shown_context(name: Option<&str>) -> String {
+    name.map_or_else(|| "the build context".to_owned(), |name| format!("the context {name:?}"))
 }
 
 /// What `--checksum` says.

@@ -28,7 +28,7 @@ impl ParsedFile {
     pub(crate) fn parse(whole: Assembled) -> Self {
         let parsed = parser::parse(&whole.source);
         let text = |(index, file): (usize, &crate::include::AssembledFile)| {
-            Arc::new(SourceText { name: file.source.name.clone(), text: file.source.text.clone(), included_at: whole.included_at(index) })
+            Arc::new(SourceText::new(file.source.name.clone(), file.source.text.clone()).included(whole.included_at(index)))
         };
         let texts = whole.files.iter().enumerate().map(text).collect();
         // Whoever misspells FROM, ARG or ENV would hear of stages and variables that are only missing because of that.

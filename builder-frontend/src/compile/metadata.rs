@@ -97,7 +97,7 @@ impl Compiler<'_> {
                 state.variables.set(name.clone(), value.clone());
             }
             shown.push(value.as_ref().map_or_else(|| name.clone(), |value| format!("{name}={value}")));
-            state.args.declare(name, value);
+            state.args.declare(&name, value.as_deref());
         }
         state.note(format!("ARG {}", shown.join(" ")));
     }

@@ -13,6 +13,7 @@
 mod call;
 mod convert;
 mod copy;
+mod epoch;
 mod file;
 mod history;
 mod metadata;
@@ -47,6 +48,7 @@ use crate::diagnostic::Problem;
 use crate::lint::{CheckOptions, Linter};
 use crate::source::Span;
 use crate::stage::StageTable;
+use epoch::EpochOutcome;
 use file::{Located, ParsedFile};
 use open::Opened;
 use platform::{Base, Origin, PlatformRun};
@@ -139,7 +141,8 @@ impl<'a> Compiler<'a> {
 
     fn target_image(&self, target: &Platform, state: StageState) -> TargetImage {
         let platform = stages::result_platform(!self.options.platforms.is_empty(), target, &state);
-        let mut document = state.document;
+        let (vertex, history) = (state.tree, state.history.clone());
+        let mut document = state.into_document();
         document.os.clone_from(&platform.os);
         document.architecture.clone_from(&platform.architecture);
         document.variant = Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
@@ -153,7 +156,7 @@ impl<'a> Compiler<'a> {
             let sorted: BTreeMap<String, Value> = labels.into_iter().collect();
             document.config.labels = Some(sorted.into_iter().collect());
         }
-        TargetImage { platform, vertex: state.tree, config: document, history: state.history.into_entries() }
+        TargetImage { platform, vertex, config: document, history: history.into_entries() }
     }
 
     /// Warnings and notes, in order of the file.
@@ -195,7 +198,7 @@ impl DockerfileFrontend {
             for platform in compiler.platforms() {
                 let run = compiler.start_platform(platform);
                 let plans = compiler.plan(&run, &[target]);
-                compiler.compile_stages(&run, &plans);
+                compiler.compile_stages(&run, &plans, |_| false);
             }
             problems.append(&mut compiler.problems);
             problems.sort_by_key(|located| located.problem.span.start);
@@ -213,12 +216,10 @@ impl DockerfileFrontend {
             problems.extend(table_problems.into_iter().filter(|problem| problem.code == "invalid-stage-name").map(Located::own));
         }
         match self.build_args.get("BUILDKIT_SYNTAX").map(String::as_str) {
-            Some(image) if !is_own_syntax(image) => problems.push(Located::nowhere(foreign_syntax(image, Span::default()))),
-            Some(_) => {}
+            Some(image) => problems.extend(self.foreign_syntax(image, Span::default()).map(Located::nowhere)),
             None => {
-                if let Some(word) = file.dockerfile.directives.syntax.as_ref().filter(|word| !is_own_syntax(&word.value)) {
-                    problems.push(Located::own(foreign_syntax(&word.value, word.span)));
-                }
+                let word = file.dockerfile.directives.syntax.as_ref();
+                problems.extend(word.and_then(|word| self.foreign_syntax(&word.value, word.span)).map(Located::own));
             }
         }
         let check = match (self.build_args.get("BUILDKIT_DOCKERFILE_CHECK"), &file.dockerfile.directives.check) {
@@ -237,6 +238,20 @@ impl DockerfileFrontend {
     }
 }
 
+impl DockerfileFrontend {
+    /// The problem with a syntax image that is not the language built in here. A named context called like it stands in for it (A1.6).
+    fn foreign_syntax(&self, value: &str, span: Span) -> Option<Problem> {
+        let image = value.split_whitespace().next().unwrap_or_default();
+        let problem = |message: String| Problem::error("syntax-image", message, span).help("remove the syntax line, or name docker/dockerfile:1");
+        match self.contexts.get(&platform::familiar(image)) {
+            Some(NamedContext::Image { reference }) if is_own_syntax(&reference.familiar()) => None,
+            Some(_) => Some(problem(format!("the context {image:?} stands in for the syntax image, and front ends are not fetched and run"))),
+            None if is_own_syntax(value) => None,
+            None => Some(problem(format!("the syntax image {value} is another front end, and front ends are not fetched and run"))),
+        }
+    }
+}
+
 impl Frontend for DockerfileFrontend {
     fn compile(&self, resolved: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
         let file = match self.open(resolved)? {
@@ -246,7 +261,19 @@ impl Frontend for DockerfileFrontend {
         let (table, problems) = StageTable::new(&file.dockerfile);
         let check = self.whole_file(&file, problems).map_err(|problems| self.with_the_rest(problems, &file, &table, resolved))?;
         let target = table.target(self.options.target.as_deref()).map_err(|problem| vec![file.diagnostic(&Located::nowhere(problem))])?;
+        let mut build_args = self.build_args.clone();
+        let source_date_epoch = match self.epoch(&file, &table, resolved)? {
+            EpochOutcome::Need(need) => return Ok(Compilation::Needs(vec![*need])),
+            EpochOutcome::Given(seconds) => Some(seconds),
+            EpochOutcome::Found(seconds) => {
+                // Processes that are told the epoch are told a number.
+                build_args.insert(epoch::NAME.to_owned(), seconds.to_string());
+                Some(seconds)
+            }
+            EpochOutcome::None => None,
+        };
         let mut compiler = Compiler::new(self, &file, &table, resolved, check);
+        compiler.build_args = &build_args;
         let mut planned = Vec::new();
         for platform in compiler.platforms() {
             let run = compiler.start_platform(platform);
@@ -263,21 +290,18 @@ impl Frontend for DockerfileFrontend {
         }
         compiler.linter.check_syntax(&file.dockerfile, &table);
         let mut targets = Vec::new();
-        let mut epoch = None;
         for (run, plans) in &planned {
             compiler.follow_final(run, target);
-            let mut states = compiler.compile_stages(run, plans);
+            let mut states = compiler.compile_stages(run, plans, |stage| stage == target);
             if let Some(state) = states[target].take() {
                 targets.push(compiler.target_image(&run.target, state));
             }
-            epoch = run.declared.iter().rfind(|arg| arg.name == "SOURCE_DATE_EPOCH").and_then(|arg| Some((arg.value.clone()?, arg.place))).or(epoch);
         }
-        let source_date_epoch = match epoch {
-            Some((text, place)) => compiler.epoch(&text, place),
-            None => self.build_args.get("SOURCE_DATE_EPOCH").and_then(|text| compiler.epoch(text, Span::default())),
-        };
         if !compiler.problems.is_empty() {
             return Err(compiler.diagnostics());
+        }
+        if !compiler.needs.is_empty() {
+            return Ok(Compilation::Needs(compiler.needs.into_iter().collect()));
         }
         let warnings = compiler.findings();
         if compiler.linter.options().error && warnings.iter().any(|found| found.severity == Severity::Warning) {
@@ -285,22 +309,6 @@ impl Frontend for DockerfileFrontend {
         }
         let graph = compiler.graph.finish();
         Ok(Compilation::Ready(Box::new(Compiled { graph, targets, warnings, sources: file.texts.clone(), source_date_epoch })))
-    }
-}
-
-impl Compiler<'_> {
-    /// `SOURCE_DATE_EPOCH` as given in the file or as a build argument (A14.1).
-    fn epoch(&mut self, text: &str, place: Span) -> Option<i64> {
-        if text.is_empty() || text == "context" {
-            return None;
-        }
-        let seconds = text.parse::<i64>().ok();
-        if seconds.is_none() {
-            let problem = Problem::error("source-date-epoch", format!("invalid SOURCE_DATE_EPOCH: {text:?} is no number of seconds"), place);
-            let problem = problem.help("write seconds since 1970, such as the output of `git log -1 --format=%ct`");
-            self.note(if place == Span::default() { Located::nowhere(problem) } else { Located::own(problem) });
-        }
-        seconds
     }
 }
 
@@ -338,9 +346,4 @@ fn is_own_syntax(value: &str) -> bool {
     let name = image.split('@').next().unwrap_or_default();
     let name = name.split(':').next().unwrap_or_default();
     image.is_empty() || image == "dockerfile.v0" || matches!(name, "docker/dockerfile" | "docker/dockerfile-upstream")
-}
-
-fn foreign_syntax(image: &str, span: Span) -> Problem {
-    Problem::error("syntax-image", format!("the syntax image {image} is another front end, and front ends are not fetched and run"), span)
-        .help("remove the syntax line, or name docker/dockerfile:1")
 }

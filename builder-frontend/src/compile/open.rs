@@ -53,6 +53,10 @@ impl DockerfileFrontend {
                 InContext::Found { path, text } => (path.clone(), text, Cow::Owned(IncludeRoot::Context { dockerfile: clipped(&path) })),
                 InContext::Need(need) => return Ok(Opened::Needs(vec![need])),
             },
+            DockerfileSource::Web { url } => match on_the_web(url, resolved)? {
+                InContext::Found { path, text } => (path, text, Cow::Borrowed(&self.options.includes)),
+                InContext::Need(need) => return Ok(Opened::Needs(vec![need])),
+            },
         };
         let refused = |reason: &str, help: &str| {
             let whole = include::assemble(&name, text, &Policy::Refuse { reason, help });
@@ -102,23 +106,38 @@ impl DockerfileFrontend {
         for path in std::iter::once(path.to_owned()).chain(lower) {
             let need = directory.need(&path, true);
             match resolved.answers.get(&need) {
-                Some(Answer::File(bytes)) => {
-                    return match std::str::from_utf8(bytes) {
-                        Ok(text) => Ok(InContext::Found { path, text }),
-                        Err(error) => Err(vec![plain_error("not-utf8", format!("{path} is not UTF-8 text: byte {}", error.valid_up_to()))]),
-                    };
-                }
+                Some(Answer::File(bytes)) => return found(path, bytes),
                 Some(Answer::Absent { beside }) => {
                     let (dir, name) = path.rsplit_once('/').map_or(("", path.as_str()), |(dir, name)| (dir, name));
                     let found = suggest::nearest(name, beside.iter().map(String::as_str));
                     near = near.or(found.map(|found| if dir.is_empty() { found.to_owned() } else { format!("{dir}/{found}") }));
                 }
                 Some(Answer::Failed(reason)) => return Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {path}: {reason}"))]),
-                Some(Answer::Image(_)) | None => return Ok(InContext::Need(need)),
+                _ => return Ok(InContext::Need(need)),
             }
         }
         let message = format!("failed to read dockerfile: open {path}: no such file or directory");
         Err(vec![Diagnostic { help: near.map(|near| format!("there is {near}: choose it with -f")), ..plain_error("dockerfile", message) }])
+    }
+}
+
+/// The Dockerfile on a web server, or what is needed to know it.
+fn on_the_web<'r>(url: &str, resolved: &'r Resolved) -> Result<InContext<'r>, Vec<Diagnostic>> {
+    let name = remote::http_filename(url);
+    let source = SourceOp::Http { url: url.to_owned(), filename: name.clone(), checksum: None };
+    let need = Need::RemoteFile { source, path: name.clone(), or_download: true };
+    match resolved.answers.get(&need) {
+        Some(Answer::File(bytes)) => found(name, bytes),
+        Some(Answer::Failed(reason)) => Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {url}: {reason}"))]),
+        Some(_) => Err(vec![plain_error("dockerfile", format!("failed to read dockerfile {url}: nothing is there"))]),
+        None => Ok(InContext::Need(need)),
+    }
+}
+
+fn found(path: String, bytes: &[u8]) -> Result<InContext<'_>, Vec<Diagnostic>> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => Ok(InContext::Found { path, text }),
+        Err(error) => Err(vec![plain_error("not-utf8", format!("{path} is not UTF-8 text: byte {}", error.valid_up_to()))]),
     }
 }
 
@@ -131,7 +150,7 @@ fn assemble(name: &str, text: &str, path: &str, directory: &Directory<'_>, resol
         },
         Some(Answer::Absent { beside }) => Fetched::Absent(beside),
         Some(Answer::Failed(reason)) => Fetched::Unusable(reason.clone()),
-        Some(Answer::Image(_)) | None => Fetched::Unknown,
+        _ => Fetched::Unknown,
     };
     include::assemble(name, text, &Policy::Follow(Includes { path, root: directory.called, fetch: &fetch }))
 }

@@ -92,6 +92,11 @@ pub enum DockerfileSource {
         /// Content.
         text: String,
     },
+    /// On a web server: the engine is asked for it.
+    Web {
+        /// Address.
+        url: String,
+    },
     /// In the main context: the engine is asked for it.
     InContext {
         /// Path inside.

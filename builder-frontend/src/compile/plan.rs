@@ -306,7 +306,7 @@ impl<'a> Compiler<'a> {
         match self.resolved.answers.get(&image.need()) {
             Some(Answer::Image(resolved)) => Known::Image(resolved),
             Some(Answer::Failed(reason)) => Known::Failed(reason),
-            Some(Answer::File(_) | Answer::Absent { .. }) | None => Known::Unknown,
+            _ => Known::Unknown,
         }
     }
 

@@ -271,7 +271,7 @@ impl<'a> Compiler<'a> {
         Ok(Origin::Image(ImageSource { reference, location: NeedLocation::Registry, platform: platform.clone() }))
     }
 
-    fn named_context(&self, name: &str, platform: &Platform) -> Option<&'a NamedContext> {
+    pub(crate) fn named_context(&self, name: &str, platform: &Platform) -> Option<&'a NamedContext> {
         if name.eq_ignore_ascii_case("scratch") || name.eq_ignore_ascii_case("context") {
             return None;
         }
@@ -293,7 +293,7 @@ fn context_origin(name: &str, context: &NamedContext, platform: &Platform) -> Or
 }
 
 /// The form in which names of contexts are compared: as short as people write it, `:latest` left out.
-fn familiar(name: &str) -> String {
+pub(crate) fn familiar(name: &str) -> String {
     name.parse::<Reference>().map_or_else(|_| name.to_lowercase(), |reference| reference.familiar())
 }
 

@@ -1,6 +1,6 @@
 //! RUN: one process, one layer (`features.md` A8).
 
-use builder_core::graph::{Chmod, Dest, ExecOp, FileAction, FileOp, Mount, MountKind, Network, Op, Security};
+use builder_core::graph::{Chmod, Dest, ExecOp, FileAction, FileOp, Mount, MountKind, Network, Op, Security, Variable};
 use builder_core::request::Entitlement;
 
 use super::Compiler;
@@ -75,10 +75,10 @@ impl Compiler<'_> {
         }
         self.check_leftover(&argv, &mounts, state, step);
         let created_by = format!("RUN {}{} # buildkit", history_args(state), argv.join(" "));
-        let mut env: Vec<(String, String)> = state.variables.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        let mut env: Vec<Variable> = state.variables.entries().to_vec();
         if let Some(socket) = ssh_socket {
-            env.retain(|(name, _)| name != "SSH_AUTH_SOCK");
-            env.push(("SSH_AUTH_SOCK".to_owned(), socket));
+            env.retain(|variable| variable.0 != "SSH_AUTH_SOCK");
+            env.push(("SSH_AUTH_SOCK".to_owned(), socket).into());
         }
         let proxy_env = self.proxies(state);
         mounts.sort_by(|a, b| components(&a.target).cmp(&components(&b.target)));

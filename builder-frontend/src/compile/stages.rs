@@ -5,7 +5,7 @@ use builder_core::oci::Platform;
 
 use super::file::Place;
 use super::plan::{Asker, Asking, Known, PlannedStage, PlannedStep};
-use super::platform::{ImageSource, Origin, PlatformRun};
+use super::platform::{Base, ImageSource, Origin, PlatformRun};
 use super::remote::GitReference;
 use super::state::{StageState, StepNames};
 use super::{Compiler, NamedContext, NoCache};
@@ -43,19 +43,47 @@ impl Step<'_> {
 }
 
 impl Compiler<'_> {
-    /// Compiles the planned stages in order. A stage with problems yields none, and so does what begins with it.
-    pub(crate) fn compile_stages(&mut self, run: &PlatformRun, plans: &[Option<PlannedStage<'_>>]) -> Vec<Option<StageState>> {
+    /// Compiles the planned stages in order. A stage with problems yields none, and so does what begins with it. Of stages that `keeps` does not
+    /// name only the tree is left once the last stage that begins with them has begun: of thousands most are alike.
+    pub(crate) fn compile_stages(
+        &mut self,
+        run: &PlatformRun,
+        plans: &[Option<PlannedStage<'_>>],
+        keeps: impl Fn(usize) -> bool,
+    ) -> Vec<Option<StageState>> {
+        let mut last_child = vec![None; plans.len()];
+        for (index, plan) in plans.iter().enumerate() {
+            if let Some(PlannedStage { base: Base { origin: Origin::Stage(below), .. }, .. }) = plan {
+                last_child[*below] = Some(index).filter(|_| !keeps(*below));
+            }
+        }
         let mut done: Vec<Option<StageState>> = Vec::with_capacity(plans.len());
         for (index, plan) in plans.iter().enumerate() {
-            let state = plan.as_ref().and_then(|plan| self.compile_stage(run, plan, index, &done));
+            let state = plan.as_ref().and_then(|plan| {
+                let below = match plan.base.origin {
+                    Origin::Stage(below) => {
+                        let state = done[below].as_mut()?;
+                        Some(if last_child[below] == Some(index) { state.last_child() } else { state.child() })
+                    }
+                    _ => None,
+                };
+                self.compile_stage(run, plan, index, below, &done)
+            });
             done.push(state);
         }
         done
     }
 
-    fn compile_stage(&mut self, run: &PlatformRun, plan: &PlannedStage<'_>, index: usize, done: &[Option<StageState>]) -> Option<StageState> {
+    fn compile_stage(
+        &mut self,
+        run: &PlatformRun,
+        plan: &PlannedStage<'_>,
+        index: usize,
+        below: Option<StageState>,
+        done: &[Option<StageState>],
+    ) -> Option<StageState> {
         let mut names = self.step_names(run, plan, index);
-        let mut state = self.begin_stage(plan, index, done, &mut names)?;
+        let mut state = self.begin_stage(plan, index, below, &mut names)?;
         let problems_before = self.errors();
         let ignore_cache = self.ignores_cache(index);
         for planned in &plan.steps {
@@ -99,14 +127,15 @@ impl Compiler<'_> {
         StepNames { prefix, total, index: 0 }
     }
 
-    fn begin_stage(&mut self, plan: &PlannedStage<'_>, index: usize, done: &[Option<StageState>], names: &mut StepNames) -> Option<StageState> {
+    /// What a stage starts as; `below` is what the stage that it begins with leaves it.
+    fn begin_stage(&mut self, plan: &PlannedStage<'_>, index: usize, below: Option<StageState>, names: &mut StepNames) -> Option<StageState> {
         let stage = &self.table.stages[index];
         let platform = plan.base.platform.clone();
         let place = Place::of(stage.instruction);
         match &plan.base.origin {
             Origin::Scratch => Some(StageState::empty(platform, None)),
-            Origin::Stage(below) => {
-                let mut state = done[*below].as_ref()?.child();
+            Origin::Stage(_) => {
+                let mut state = below?;
                 state.platform = if stage.from.platform.is_some() { platform } else { state.platform };
                 Some(state)
             }

@@ -1,6 +1,7 @@
 //! What a stage is at one of its lines: its tree, its image config, its variables.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use builder_core::frontend::HistoryEntry;
 use builder_core::graph::VertexId;
@@ -24,8 +25,10 @@ pub(crate) struct StageState {
     pub(crate) tree: Option<VertexId>,
     /// Its image's config; history and layers are filled in later.
     pub(crate) document: ImageDocument,
-    /// Where each variable stands in the config.
-    env_index: HashMap<String, usize>,
+    /// The environment of its config, `NAME=value`, which `document` is without; none if it has none.
+    env: Option<Vec<Arc<str>>>,
+    /// Where each variable stands in it.
+    env_index: HashMap<Arc<str>, usize>,
     /// Its history.
     pub(crate) history: StageHistory,
     /// ENV and ARG, in the order they were set.
@@ -43,17 +46,19 @@ pub(crate) struct StageState {
 /// ARGs in scope: each once, where it was declared first, with the value it was given last.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Arguments {
-    entries: Vec<(String, Option<String>)>,
-    index: HashMap<String, usize>,
+    entries: Vec<(Arc<str>, Option<Arc<str>>)>,
+    index: HashMap<Arc<str>, usize>,
 }
 
 impl Arguments {
     /// Declares one, perhaps again.
-    pub(crate) fn declare(&mut self, name: String, value: Option<String>) {
-        match self.index.get(&name) {
+    pub(crate) fn declare(&mut self, name: &str, value: Option<&str>) {
+        let value = value.map(Arc::from);
+        match self.index.get(name) {
             Some(&at) => self.entries[at].1 = value,
             None => {
-                self.index.insert(name.clone(), self.entries.len());
+                let name: Arc<str> = name.into();
+                self.index.insert(Arc::clone(&name), self.entries.len());
                 self.entries.push((name, value));
             }
         }
@@ -69,7 +74,7 @@ impl Arguments {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, Option<&str>)> {
-        self.entries.iter().map(|(name, value)| (name.as_str(), value.as_deref()))
+        self.entries.iter().map(|(name, value)| (&**name, value.as_deref()))
     }
 }
 
@@ -106,16 +111,17 @@ impl StageState {
             document.architecture.clone_from(&platform.architecture);
             document.variant = Some(platform.variant.clone()).filter(|variant| !variant.is_empty());
         }
+        let env: Option<Vec<Arc<str>>> = document.config.env.take().map(|env| env.into_iter().map(Arc::from).collect());
         let mut variables = Environment::new();
-        for entry in document.config.env.iter().flatten() {
+        for entry in env.iter().flatten() {
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
             variables.set(name, value);
         }
-        let index = |(at, entry): (usize, &String)| (entry.split('=').next().unwrap_or_default().to_owned(), at);
+        let index = |(at, entry): (usize, &Arc<str>)| (entry.split('=').next().unwrap_or_default().into(), at);
         // Of repeated names the first counts, as in a search from the beginning.
-        let env_index = document.config.env.as_deref().unwrap_or_default().iter().enumerate().map(index).rev().collect();
+        let env_index = env.as_deref().unwrap_or_default().iter().enumerate().map(index).rev().collect();
         let own = OwnInstructions::default();
-        let mut state = Self { tree, document, env_index, history, variables, args: Arguments::default(), platform, workdir_set: false, own };
+        let mut state = Self { tree, document, env, env_index, history, variables, args: Arguments::default(), platform, workdir_set: false, own };
         if state.variables.get("PATH").is_none() && state.platform.os != "windows" {
             state.set_env("PATH", DEFAULT_PATH);
         }
@@ -124,10 +130,11 @@ impl StageState {
 
     /// What a stage that begins with `FROM this` starts as; also the triggers that it must run.
     pub(crate) fn child(&self) -> Self {
-        let Self { tree, document, env_index, history, variables, args, platform, workdir_set, own: _ } = self;
+        let Self { tree, document, env, env_index, history, variables, args, platform, workdir_set, own: _ } = self;
         let mut child = Self {
             tree: *tree,
             document: document.clone(),
+            env: env.clone(),
             env_index: env_index.clone(),
             history: history.child(),
             variables: variables.clone(),
@@ -140,15 +147,32 @@ impl StageState {
         child
     }
 
+    /// As [`StageState::child`] of a stage of which nothing but its tree is asked for any more.
+    pub(crate) fn last_child(&mut self) -> Self {
+        let rest = Self::empty(self.platform.clone(), self.tree);
+        let mut child = std::mem::replace(self, rest);
+        child.history = child.history.child();
+        child.own = OwnInstructions::default();
+        child.document.config.on_build = None;
+        child
+    }
+
+    /// Its image's config, whole.
+    pub(crate) fn into_document(self) -> ImageDocument {
+        let mut document = self.document;
+        document.config.env = self.env.map(|env| env.iter().map(|entry| String::from(&**entry)).collect());
+        document
+    }
+
     /// ENV: for what follows and for the image.
     pub(crate) fn set_env(&mut self, name: &str, value: &str) {
         self.variables.set(name, value);
-        let entry = format!("{name}={value}");
-        let env = self.document.config.env.get_or_insert_default();
+        let entry: Arc<str> = format!("{name}={value}").into();
+        let env = self.env.get_or_insert_default();
         match self.env_index.get(name).and_then(|&at| env.get_mut(at)) {
             Some(old) => *old = entry,
             None => {
-                self.env_index.insert(name.to_owned(), env.len());
+                self.env_index.insert(name.into(), env.len());
                 env.push(entry);
             }
         }

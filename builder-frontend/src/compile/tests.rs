@@ -2,10 +2,11 @@
 
 mod include;
 mod own;
+mod sections;
 
 use std::sync::Arc;
 
-use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage};
+use builder_core::frontend::{Answer, Compilation, Compiled, Frontend, HistoryEntry, Need, Resolved, ResolvedImage, Selected};
 use builder_core::graph::{FileAction, Mount, Network, Op, SourceOp};
 use builder_core::oci::{DiffId, ImageDocument, Platform, Sha256Digest};
 use builder_core::request::Entitlement;
@@ -31,15 +32,30 @@ fn image(config: Value) -> ResolvedImage {
     ResolvedImage { manifest: Sha256Digest::of(b"m"), diff_ids: vec![DiffId(Sha256Digest::of(b"l"))], config: document, platform }
 }
 
-/// busybox; `triggers` with two triggers; `arm` for another architecture; anything else is missing.
+/// busybox and alpine; `triggers` with two triggers; `arm` for another architecture; anything else is missing. Of files `none…` is not there, `hidden…`
+/// and `dist` are ignored; of sources `undated` has no time.
 fn known(need: &Need) -> Answer {
-    let Need::Image { reference, platform, .. } = need else { return Answer::Absent { beside: Vec::new() } };
+    let (reference, platform) = match need {
+        Need::Image { reference, platform, .. } => (reference, platform),
+        Need::Selection { source, .. } if source.starts_with("none") => return Answer::Selection(Selected::Nothing),
+        Need::Selection { source, .. } if source.starts_with("hidden") || source == "dist" => {
+            return Answer::Selection(Selected::LeftOut("line 1 of .dockerignore: x".to_owned()));
+        }
+        Need::Selection { .. } => return Answer::Selection(Selected::Something),
+        Need::Time { source: SourceOp::Git { .. } } => return Answer::Time(Some(1_500_000_000)),
+        Need::Time { source: SourceOp::Http { url, .. } } => return Answer::Time(Some(1_600_000_000).filter(|_| !url.ends_with("undated"))),
+        _ => return Answer::Absent { beside: Vec::new() },
+    };
     let base = json!({"env": [PATH]});
     let config = match reference.familiar().as_str() {
-        "busybox" => {
+        "busybox" | "alpine" => {
             json!({"os": "linux", "architecture": platform.architecture, "config": {"Env": [PATH], "Cmd": ["sh"]}, "history": [{"created_by": "base"}]})
         }
         "triggers" => json!({"os": "linux", "architecture": "amd64", "config": {"Env": [PATH], "OnBuild": ["COPY --from=assets a /a", "ENV T=1"]}}),
+        "full" => json!({"os": "linux", "architecture": "amd64", "author": "someone", "created": "2020-01-01T00:00:00Z", "config": {
+            "Env": [PATH], "Cmd": ["c"], "Entrypoint": ["e"], "Labels": {"a": "b"}, "ExposedPorts": {"80/tcp": {}}, "Volumes": {"/v": {}}, "User": "u",
+            "WorkingDir": "/w", "StopSignal": "SIGINT", "Healthcheck": {"Test": ["NONE"]}, "Shell": ["sh"], "OnBuild": ["LABEL triggered=1"],
+        }}),
         "bad-trigger" => json!({"os": "linux", "architecture": "amd64", "config": {"OnBuild": ["NONSENSE x"]}}),
         "arm" => json!({"os": "linux", "architecture": "arm64", "config": base}),
         other => return Answer::Failed(format!("{other}: not found")),
@@ -368,7 +384,7 @@ fn a7_arguments() {
     let Some(Op::Exec(run)) = compiled.graph.ids().map(|id| compiled.graph.vertex(id).op.clone()).find(|op| matches!(op, Op::Exec(_))) else {
         panic!("one RUN")
     };
-    let env: Vec<String> = run.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = run.env.iter().map(|variable| format!("{}={}", variable.0, variable.1)).collect();
     assert_eq!(env, [PATH, "G=global", "A=env", "B=1-global", "H=given"]);
     assert_eq!(run.proxy_env, [("HTTP_PROXY".to_owned(), "p".to_owned()), ("http_proxy".to_owned(), "p".to_owned())]);
 }
@@ -474,7 +490,10 @@ fn a14_1_the_epoch_of_the_file() {
     let compiled = compile_with(given).expect("compiles");
     assert_eq!(compiled.source_date_epoch, Some(7));
     assert_eq!(history(&compiled)[1..], ["  ARG SOURCE_DATE_EPOCH=7", "+ RUN |1 SOURCE_DATE_EPOCH=7 /bin/sh -c x # buildkit"]);
-    assert_eq!(errors("ARG SOURCE_DATE_EPOCH=soon\nFROM scratch\n"), ["1: invalid SOURCE_DATE_EPOCH: \"soon\" is no number of seconds"]);
+    assert_eq!(
+        errors("ARG SOURCE_DATE_EPOCH=soon\nFROM scratch\n"),
+        ["1: invalid SOURCE_DATE_EPOCH: \"soon\" is no number of seconds, no stage and no context"]
+    );
 }
 
 #[test]
@@ -517,7 +536,7 @@ fn all_images_of_a_round_are_asked_for_together_and_only_reachable_ones() {
         .iter()
         .map(|need| match need {
             Need::Image { reference, .. } => reference.familiar(),
-            Need::File { path, .. } | Need::RemoteFile { path, .. } => path.clone(),
+            other => panic!("{other:?}"),
         })
         .collect();
     assert_eq!(names, ["b", "c", "d", "e"]);

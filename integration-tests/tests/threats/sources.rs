@@ -1,27 +1,8 @@
 //! Web servers and git repositories that mean harm.
 
-use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::TcpListener;
+use integration_tests::web::answering;
 
 use crate::yard::Yard;
-
-/// A server that gives every request the same answer, with `headers` and `body`.
-fn server(headers: &'static str, body: &'static [u8]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("http://{}", listener.local_addr().expect("bound"));
-    std::thread::spawn(move || {
-        for client in listener.incoming() {
-            let mut client = client.expect("a client");
-            let mut request = BufReader::new(client.try_clone().expect("a socket")).lines();
-            let head = request.next().and_then(Result::ok).unwrap_or_default().starts_with("HEAD");
-            request.map_while(Result::ok).find(String::is_empty);
-            let answer = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
-            // A client that has gone away has what it wanted.
-            let _ = client.write_all(answer.as_bytes()).and_then(|()| if head { Ok(()) } else { client.write_all(body) });
-        }
-    });
-    address
-}
 
 #[test]
 fn cve_2026_33747_a_servers_names_are_no_paths() {
@@ -40,7 +21,7 @@ fn cve_2026_33747_a_servers_names_are_no_paths() {
         "Content-Disposition: attachment; filename*=UTF-8''%2e%2e%2fx\r\n",
     ];
     for (n, headers) in headers.iter().enumerate() {
-        let address = server(headers, b"downloaded");
+        let address = answering(headers, b"downloaded");
         let forms: &[&str] = if n == 0 { &["file", "..%2f..%2fx", "%2e%2e/%2e%2e", "dir/"] } else { &["dir/"] };
         for (form, path) in forms.iter().enumerate() {
             let dockerfile = format!("FROM scratch\nADD {address}/{path} /in/\n");

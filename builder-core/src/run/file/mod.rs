@@ -10,10 +10,13 @@ mod archive;
 mod copy;
 mod links;
 mod select;
+mod survey;
 
 pub use archive::open_archive;
 pub use links::Previous;
+pub use survey::{ContextSurvey, Surveyed, everything, selects, survey};
 
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -217,6 +220,35 @@ pub fn read_remote(context: &Stack, path: &str, download: Option<Download>, stor
     let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, None, StopSignal::default())?;
     let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
     definition::read_tree(&tree, &wanted).map_err(|e| failed(&e))
+}
+
+/// When a fetched context was made, in seconds since 1970: a repository's commit; of a download what its server said, else the newest entry of the
+/// archive that it is.
+///
+/// # Errors
+/// What can't be read.
+pub fn time_of_remote(context: &Stack, is_file: bool, store: &Store) -> Result<Option<i64>, StepError> {
+    let failed = |error: &dyn std::fmt::Display| StepError::other(error.to_string());
+    let tree = StackTree::read(context, store)?;
+    let known = tree.lookup(&TreePath::root())?.map(|root| root.meta.mtime.seconds).filter(|seconds| *seconds != 0);
+    if known.is_some() || !is_file {
+        return Ok(known);
+    }
+    let Some(file) = tree.list(&TreePath::root())?.into_iter().next() else { return Ok(None) };
+    let files = MergedTree::open(&store.stack_dirs(context)).map_err(|e| failed(&e))?;
+    let mut file = files.open_file(&file.path).map_err(|e| failed(&e))?;
+    let Some(compression) = archive::sniff(&mut file).map_err(|e| failed(&e))? else { return Ok(None) };
+    let packed = |packed| archive::decompress(packed, compression);
+    let stream = store.limits().watch(file, packed).map_err(|e| failed(&e))?;
+    newest_entry(stream).map_err(|e| failed(&e))
+}
+
+fn newest_entry(tar: impl Read) -> io::Result<Option<i64>> {
+    let mut newest = None;
+    for entry in tar::Archive::new(tar).entries()? {
+        newest = newest.max(i64::try_from(entry?.header().mtime()?).ok());
+    }
+    Ok(newest)
 }
 
 fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<Source<'a>, StepError> {

@@ -25,6 +25,16 @@ fn a15_notes_are_about_what_is_certain() {
         ("FROM busybox\nRUN [ -d /x ]\nRUN [\"a\"]\nCMD []\n", ""),
         ("FROM busybox\nARG A\nARG GIVEN\nENV B=AKIAIOSFODNN7EXAMPLE\n", "3 SecretValueInArgOrEnv|4 SecretValueInArgOrEnv"),
         ("FROM busybox\nCOPY notes.md other.md docs dist/keep *.md /\n", "2 CopyIgnoredPath"),
+        // Whether something below is let in again only a look can tell.
+        ("FROM busybox\nCOPY docs /\n", ""),
+        ("FROM busybox\nCOPY dist /\n", "2 CopyIgnoredPath"),
+        ("FROM busybox\nCOPY --parents dist /\n", ""),
+        ("FROM busybox\nCOPY none*.txt /\n", "2 WildcardMatchesNothing"),
+        ("FROM busybox\nADD none*.txt https://h/none*.txt /x/\n", "2 WildcardMatchesNothing"),
+        ("FROM busybox\nCOPY hidden*.txt /\n", "2 WildcardMatchesNothing"),
+        ("FROM busybox\nCOPY some*.txt none.txt /x/\n", ""),
+        ("FROM busybox AS b\nFROM busybox\nCOPY --from=b none*.txt /\n", ""),
+        ("# check=skip=WildcardMatchesNothing\nFROM busybox\nCOPY none*.txt /\n", ""),
         ("# check=skip=UnusedStage\nFROM busybox\nFROM busybox\n", ""),
     ] {
         let mut given = options(text);
@@ -113,4 +123,116 @@ fn a16_shapes_that_must_simply_work() {
     ] {
         assert_eq!(names(text), steps, "{text}");
     }
+}
+
+#[test]
+fn a14_1_the_epoch_is_a_number_or_what_has_a_time() {
+    let web = || NamedContext::Http { url: "https://h/t.tar".into() };
+    let given = |text: &str, word: &str| {
+        let mut given = options(text);
+        given.build_args = vec![("SOURCE_DATE_EPOCH".into(), word.into())];
+        given.named_contexts = BTreeMap::from([
+            ("code".to_owned(), NamedContext::Git { url: "https://h/r.git".into() }),
+            ("dir".to_owned(), NamedContext::Local { name: "dir".into() }),
+            ("undated".to_owned(), NamedContext::Http { url: "https://h/undated".into() }),
+            ("image".to_owned(), NamedContext::Image { reference: "busybox".parse().expect("a reference") }),
+        ]);
+        given
+    };
+    let stages = "FROM scratch AS dated\nARG V=1\nADD https://h/t-$V.tar /x\nFROM scratch AS two\nADD https://h/a /\nADD https://h/b /\nFROM busybox\nARG SOURCE_DATE_EPOCH\nRUN x\n";
+    for (context, word, expected) in [
+        (None, "17", Ok(Some(17))),
+        (None, "", Ok(None)),
+        (None, "context", Ok(None)),
+        (Some(web()), "context", Ok(Some(1_600_000_000))),
+        (None, "code", Ok(Some(1_500_000_000))),
+        (None, "dir", Ok(None)),
+        (None, "dated", Ok(Some(1_600_000_000))),
+        (None, "Dated", Ok(Some(1_600_000_000))),
+        (None, "undated", Err("SOURCE_DATE_EPOCH=undated has no time: its server does not say when it was made")),
+        (None, "image", Err("SOURCE_DATE_EPOCH=image names an image, whose time is that of its build")),
+        (None, "two", Err("SOURCE_DATE_EPOCH=two names a stage that is not made of FROM scratch, ARG and one ADD of an address")),
+        (None, "yesterday", Err("invalid SOURCE_DATE_EPOCH: \"yesterday\" is no number of seconds, no stage and no context")),
+    ] {
+        let mut options = given(stages, word);
+        options.context = context.unwrap_or(options.context);
+        let outcome = compile_with(options).map_err(|problems| problems[0].message.clone());
+        assert_eq!(outcome.as_ref().map(|compiled| compiled.source_date_epoch).map_err(String::as_str), expected, "{word}");
+        if let (Ok(compiled), Ok(Some(seconds))) = (outcome, expected) {
+            let env = compiled.graph.ids().find_map(|id| match &compiled.graph.vertex(id).op {
+                Op::Exec(run) => run.env.iter().find(|variable| variable.0 == "SOURCE_DATE_EPOCH").map(|variable| variable.1.clone()),
+                _ => None,
+            });
+            assert_eq!(env, Some(seconds.to_string()), "processes see the number");
+        }
+    }
+    // From the file, at its line.
+    let text = "ARG SOURCE_DATE_EPOCH=tomorrow\nFROM scratch\n";
+    assert_eq!(errors(text), ["1: invalid SOURCE_DATE_EPOCH: \"tomorrow\" is no number of seconds, no stage and no context"]);
+    assert_eq!(compile("ARG SOURCE_DATE_EPOCH=12\nFROM scratch\n").source_date_epoch, Some(12));
+}
+
+#[test]
+fn a12_1_a_context_named_like_the_syntax_image_stands_in_for_it() {
+    let context = |image: &str| NamedContext::Image { reference: image.parse().expect("a reference") };
+    for (syntax, name, stands_in, fails) in [
+        ("example.com/mine:2", "", None, true),
+        ("example.com/mine:2", "example.com/mine:2", Some(context("docker/dockerfile:1")), false),
+        ("example.com/mine:2", "example.com/other", Some(context("docker/dockerfile:1")), true),
+        ("docker/dockerfile:1", "docker/dockerfile:1", Some(context("docker.io/docker/dockerfile:1.7-labs")), false),
+        ("docker/dockerfile:1", "docker/dockerfile:1", Some(context("example.com/mine")), true),
+        ("docker/dockerfile:1", "docker/dockerfile:1", Some(NamedContext::Local { name: "x".into() }), true),
+    ] {
+        let mut options = options(&format!("# syntax={syntax}\nFROM scratch\n"));
+        options.named_contexts = stands_in.into_iter().map(|context| (name.to_owned(), context)).collect();
+        assert_eq!(!errors_with(options).is_empty(), fails, "{syntax} {name}");
+    }
+}
+
+#[test]
+fn a12_3_contexts_for_one_platform_come_first() {
+    let local = |name: &str| NamedContext::Local { name: name.into() };
+    let text = "FROM busybox AS files\nRUN x\nFROM scratch\nCOPY --from=files /f /\nCOPY --from=alpine /g /\n";
+    let mut options = options(text);
+    options.platforms = vec![platform("linux/amd64"), platform("linux/arm64")];
+    options.named_contexts = [("files", "any"), ("files::linux/arm64", "arm"), ("alpine::linux/amd64", "amd")]
+        .into_iter()
+        .map(|(name, context)| (name.to_owned(), local(context)))
+        .collect();
+    let compiled = compile_with(options).expect("compiles");
+    let sources = |target: usize| {
+        let wanted: Vec<_> = compiled.targets[target].vertex.into_iter().collect();
+        let ops = compiled.graph.reachable(&wanted).into_iter().map(|id| compiled.graph.vertex(id).op.clone());
+        let named = ops.filter_map(|op| match op {
+            Op::Source(SourceOp::Local { name }) => Some(name),
+            Op::Source(SourceOp::Image { reference, .. }) => Some(reference.familiar()),
+            Op::Exec(_) => Some("a process".to_owned()),
+            _ => None,
+        });
+        let mut named: Vec<String> = named.collect();
+        named.sort();
+        named
+    };
+    assert_eq!(sources(0), ["amd", "any"], "the stage is replaced whole");
+    assert_eq!(sources(1), ["alpine", "arm"]);
+}
+
+#[test]
+fn c1_a_dockerfile_on_the_web_is_asked_for_there() {
+    let source = DockerfileSource::Web { url: "https://h/docker/app.Dockerfile?raw=1".to_owned() };
+    let frontend = DockerfileFrontend::new(FrontendOptions::new(source, platform("linux/amd64")));
+    let mut resolved = Resolved::default();
+    let Ok(Compilation::Needs(needs)) = frontend.compile(&resolved) else { panic!("needs") };
+    let [Need::RemoteFile { source: SourceOp::Http { url, .. }, path }] = &needs[..] else { panic!("{needs:?}") };
+    assert_eq!((url.as_str(), path.as_str()), ("https://h/docker/app.Dockerfile?raw=1", "app.Dockerfile"));
+    resolved.answers.insert(needs[0].clone(), Answer::File(Some(Arc::from(&b"FROM scratch\nRNU x\n"[..]))));
+    let Err(problems) = frontend.compile(&resolved) else { panic!("a problem") };
+    assert_eq!(problems[0].location.as_ref().map(|location| (location.source.name.as_str(), location.first_line)), Some(("app.Dockerfile", 2)));
+}
+
+#[test]
+fn g1_4_arguments_of_from_alone_are_in_the_outline() {
+    let text = "ARG STAGE=one\nARG MOUNT=one\nARG OTHER\nFROM scratch AS one\nFROM scratch\nCOPY --from=${STAGE} /a /\nRUN --mount=from=${MOUNT:-one},target=/m x\n";
+    let Ok(CallOutcome::Ready(outline)) = DockerfileFrontend::new(options(text)).outline(&Resolved::default()) else { panic!("an outline") };
+    assert_eq!(outline.args.iter().map(|arg| arg.name.as_str()).collect::<Vec<_>>(), ["STAGE", "MOUNT"]);
 }
