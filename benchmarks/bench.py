@@ -11,6 +11,7 @@ Scenarios
   copy-from  COPY --from of 100,000 files of another stage. Floor: cp -al
   pull       FROM and RUN true on 370 MB of this machine's /usr in four gzip layers, from docker-registry on a loopback port, into an empty store.
              Floor: curl | gzip -d | tar -x of all layers at once
+  language   --check of a Dockerfile of 10,000 lines and of one with 5,000 stages: compiling alone
   memory     rbuild's peak memory where there is much to keep: a RUN that makes 100,000 files, their export, a RUN that prints 200 MiB
 
 Every round runs each program once, one after the other, so that all see the same machine. Minimum and median are printed, and ratios against the
@@ -40,7 +41,9 @@ STEPS = 40
 FILES = 50_000
 BASE_BYTES = 370_000_000
 BASE_LAYERS = 4
-SCENARIOS = ["many-run", "noop", "context", "copy-from", "pull", "memory"]
+SCENARIOS = ["many-run", "noop", "context", "copy-from", "pull", "memory", "language"]
+LINES = 10_000
+STAGES = 5_000
 
 
 class Cost(NamedTuple):
@@ -315,6 +318,17 @@ class Bench:
                 self.drop(peer)
         return {"pull": table}
 
+    def language(self) -> dict:
+        """Compiling and checking alone: nothing is built, no file of a context is looked at."""
+        context = self.fresh("context")
+        tables = {}
+        for part, text in (("lines", many_lines(LINES)), ("stages", many_stages(STAGES))):
+            (context / "Dockerfile").write_text(text)
+            table = tables[f"language/{part}"] = Table()
+            for _ in range(self.args.runs):
+                table.add("rbuild", run([self.args.rbuild, "build", "--root", self.fresh("state"), "--check", context]))
+        return tables
+
     def memory(self) -> dict:
         tables = {}
         for name, line in (("files", many_files("/out")), ("output", "yes 0123456789abcdefghijklmnopqrstuvwxyz | head -c 209715200")):
@@ -382,6 +396,25 @@ def many_files(where: str) -> str:
     """A shell command that makes 100,000 small files in 100 directories."""
     return (f"i=0; while [ $i -lt 100 ]; do mkdir -p {where}/d$i; cd {where}/d$i; j=0; "
             'while [ $j -lt 1000 ]; do echo "$i $j" > f$j; j=$((j+1)); done; i=$((i+1)); done')
+
+
+def many_lines(count: int) -> str:
+    """Instructions of all common kinds. Variables grow with the file: every RUN has all before it."""
+    lines, n = ["FROM scratch"], 0
+    kinds = ["ENV VAR{n}=value{n}", "RUN echo line {n} $VAR{n} && true", "COPY file{n} /dst{n}", "LABEL l{n}=v{n}", "ARG A{n}=x{n}", "WORKDIR /w{n}",
+             "# comment {n}", "RUN a{n} \\\n  && b{n}"]
+    while len(lines) < count:
+        lines += kinds[n % len(kinds)].format(n=n).split("\n")
+        n += 1
+    return "\n".join(lines) + "\n"
+
+
+def many_stages(count: int) -> str:
+    """Stages that begin with one before them and copy from another."""
+    stages = ["FROM scratch AS s0\nCOPY f /f"]
+    for n in range(1, count):
+        stages.append(f"FROM s{n - 1 - (n * 7919) % min(n, 50)} AS s{n}\nCOPY --from=s{(n * 104729) % n} /f /f{n}\nENV E{n}=1")
+    return "\n".join(stages) + "\n"
 
 
 def usr_parts() -> list:
