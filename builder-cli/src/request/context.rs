@@ -19,7 +19,7 @@ use crate::environment::Environment;
 const DOCKERFILE: &str = "Dockerfile";
 
 /// The directory of a Dockerfile outside of the context, for what it includes. No name that is typed holds `=`.
-const DOCKERFILE_DIRECTORY: &str = "=dockerfile";
+pub(crate) const DOCKERFILE_DIRECTORY: &str = "=dockerfile";
 
 /// Longest Dockerfile or ignore file. Thousands of times what anyone writes; it keeps a wrong path (`-f /dev/zero`) from filling memory.
 const MAX_TEXT_BYTES: u64 = 16 << 20;

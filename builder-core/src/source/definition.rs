@@ -99,7 +99,7 @@ mod tests {
             Answer::File(bytes) => format!("file {}", String::from_utf8_lossy(&bytes)),
             Answer::Absent { beside } => format!("absent {}", beside.join(" ")),
             Answer::Failed(reason) => reason,
-            Answer::Image(_) => "image".into(),
+            Answer::Image(_) | Answer::Selection(_) | Answer::Time(_) => "something else".into(),
         }
     }
 

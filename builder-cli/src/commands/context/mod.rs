@@ -27,6 +27,7 @@ use crate::environment::Environment;
 use crate::exit_code::ExitCode;
 use crate::progress::palette::Palette;
 use crate::render;
+use crate::request::context::DOCKERFILE_DIRECTORY;
 use crate::request::{self, BuildPlan};
 use crate::signals::Interrupts;
 
@@ -46,7 +47,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ContextArgs, environment: &Environ
     let voice = Voice { palette: &palette, machine: None };
     let runtime = runtime()?;
     let question = Question {
-        contexts: plan.contexts.clone(),
+        contexts: plan.contexts.iter().filter(|(name, _)| *name != DOCKERFILE_DIRECTORY).map(|(name, found)| (name.clone(), found.clone())).collect(),
         ignores: plan.ignores.clone(),
         definition: if let DockerfileSource::Text { name, .. } = &plan.options.dockerfile { Some(name.clone()) } else { None },
         why,

@@ -223,9 +223,9 @@ fn c1_a_dockerfile_on_the_web_is_asked_for_there() {
     let frontend = DockerfileFrontend::new(FrontendOptions::new(source, platform("linux/amd64")));
     let mut resolved = Resolved::default();
     let Ok(Compilation::Needs(needs)) = frontend.compile(&resolved) else { panic!("needs") };
-    let [Need::RemoteFile { source: SourceOp::Http { url, .. }, path }] = &needs[..] else { panic!("{needs:?}") };
+    let [Need::RemoteFile { source: SourceOp::Http { url, .. }, path, or_download: true }] = &needs[..] else { panic!("{needs:?}") };
     assert_eq!((url.as_str(), path.as_str()), ("https://h/docker/app.Dockerfile?raw=1", "app.Dockerfile"));
-    resolved.answers.insert(needs[0].clone(), Answer::File(Some(Arc::from(&b"FROM scratch\nRNU x\n"[..]))));
+    resolved.answers.insert(needs[0].clone(), Answer::File(Arc::from(&b"FROM scratch\nRNU x\n"[..])));
     let Err(problems) = frontend.compile(&resolved) else { panic!("a problem") };
     assert_eq!(problems[0].location.as_ref().map(|location| (location.source.name.as_str(), location.first_line)), Some(("app.Dockerfile", 2)));
 }
