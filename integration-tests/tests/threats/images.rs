@@ -6,7 +6,7 @@ use integration_tests::fixtures;
 use integration_tests::image::sha256;
 use serde_json::{Value, json};
 
-use crate::archives::entry;
+use crate::archives::{entry, frugal};
 use crate::yard::{Yard, named};
 
 /// A layout whose manifest or config was changed as text; digests fit unless the change is made afterwards.
@@ -136,6 +136,38 @@ fn cve_2024_3727_digests_and_sizes_are_checked_and_are_no_paths() {
         std::fs::write(&blob, bytes).expect("ours");
         let build = yard.build(&format!("b{n}"), &[("Dockerfile", DOCKERFILE)]).args(named("base", &layout.dir));
         assert_eq!(yard.run(&build).code, Some(1), "change {n}");
+    }
+    yard.store_is_good();
+}
+
+#[test]
+fn boxlite_ghsa_gcpm_huge_documents_end_at_a_limit_and_cost_little_memory() {
+    let yard = Yard::new();
+    let honest = Layout::new(&yard, "honest");
+    let layer = serde_json::from_str::<Value>(&honest.manifest).expect("json")["layers"][0].to_string();
+    let with_layers = |count: usize| honest.manifest.replace(&layer, &vec![layer.as_str(); count].join(","));
+    let annotated = |text: &str| honest.manifest.replacen('{', &format!("{{\"annotations\":{{\"a\":\"{text}\"}},"), 1);
+    let nested = |depth: usize| honest.manifest.replacen('{', &format!("{{\"x\":{}{},", "[".repeat(depth), "]".repeat(depth)), 1);
+    let labelled = |count: usize| {
+        let labels: Vec<String> = (0..count).map(|n| format!("\"l{n}\":\"v\"")).collect();
+        honest.config.replacen("\"config\":{", &format!("\"config\":{{\"Labels\":{{{}}},", labels.join(",")), 1)
+    };
+    let cases = [
+        ("fifty-thousand-layers", with_layers(50_000), honest.config.clone()),
+        ("many-layers", with_layers(10_000), honest.config.clone()),
+        ("large", annotated(&"a".repeat(8 << 20)), honest.config.clone()),
+        ("nested", nested(200_000), honest.config.clone()),
+        ("large-config", honest.manifest.clone(), labelled(900_000)),
+        (
+            "nested-config",
+            honest.manifest.clone(),
+            honest.config.replacen('{', &format!("{{\"x\":{}1{},", "[".repeat(200_000), "]".repeat(200_000)), 1),
+        ),
+    ];
+    for (name, manifest, config) in cases {
+        let layout = Layout { manifest, config, ..Layout::new(&yard, name) };
+        let build = yard.build(&format!("c-{name}"), &[("Dockerfile", DOCKERFILE)]).args(named("base", layout.write(MANIFEST))).no_output();
+        let _ = yard.refused(&frugal(build), "");
     }
     yard.store_is_good();
 }
