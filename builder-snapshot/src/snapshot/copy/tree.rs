@@ -2,6 +2,13 @@
 //!
 //! Every name becomes a file of its own, also names that are hard links to each other: through an overlay too, what a process writes through one name does not
 //! show under another. Never a hard link to a layer's file: whoever gets the copy may write to it.
+//!
+//! What differs from an overlay is what a process sees before it writes: there the names of a group have one inode until one of them is written to, so that `tar`
+//! and `cp -a` in a step keep them together; here they are as many files. Links among the copies would show the same, and copy a group once, but a
+//! write through one name would then change them all, and nothing in the tree afterwards tells which name it was: `echo >> a` (an overlay changes `a`), and
+//! `chown -R` (it changes each, as a file of its own) leave the same. Wrong bytes under a name that nobody touched are worse than a link that is lost. Who
+//! wants both has to learn the names while the process runs, by inotify's `IN_CLOSE_WRITE` and `IN_ATTRIB` on the directories of groups, and to copy name by
+//! name where it is refused or overflows.
 
 use std::fs::File;
 use std::io;
