@@ -171,8 +171,8 @@ fn clean(text: &str) -> String {
 enum Token {
     /// This byte.
     Byte(u8),
-    /// Any run of bytes that are no slash.
-    Run,
+    /// Any run that holds no slash: of whole characters in ignore files, of bytes in components, as in Go.
+    Run { of_characters: bool },
     /// One character that is no slash.
     One,
     /// One character of a class.
@@ -208,7 +208,7 @@ fn tokens(pattern: &[u8], dialect: Dialect) -> Option<Vec<Token>> {
                 let is_suffix = begins && !slash && !rest.iter().any(|byte| b"*?[".contains(byte));
                 tokens.push(if rest.is_empty() || is_suffix { Token::Anything } else { Token::Directories });
             }
-            b'*' => tokens.push(Token::Run),
+            b'*' => tokens.push(Token::Run { of_characters: dialect == Dialect::Path }),
             b'?' => tokens.push(Token::One),
             b'\\' => {
                 tokens.push(Token::Byte(*pattern.get(at)?));
@@ -298,10 +298,12 @@ fn run(tokens: &[Token], text: &[u8]) -> bool {
                         reached[at + size][state + 1] = true;
                     }
                 }
-                Token::Run => {
+                Token::Run { of_characters } => {
                     reached[at][state + 1] = true;
-                    if text.get(at).is_some_and(|byte| *byte != b'/') {
-                        reached[at + 1][state] = true;
+                    if let Some((character, size)) = first_character(&text[at..])
+                        && character != u32::from(b'/')
+                    {
+                        reached[at + if *of_characters { size } else { 1 }][state] = true;
                     }
                 }
                 Token::Directories => {
@@ -391,6 +393,7 @@ mod tests {
             (&["lib", "lib/one.txt", "!lib"], "lib/one.txt", false),
             (&["lib", "!lib"], "lib/one.txt", false),
             (&["**"], "any/thing", true),
+            (&["**[a]*[^a-ü]"], "aü", false),
             (&["*", "!sub", "sub/deep"], "sub/a", false),
             (&["*", "!sub", "sub/deep"], "sub/deep/a", true),
         ] {
