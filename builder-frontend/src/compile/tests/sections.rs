@@ -29,11 +29,11 @@ fn last(text: &str) -> String {
 /// What the sources of the last copy are.
 fn sources(text: &str) -> Vec<String> {
     let compiled = compile(text);
-    let copies = compiled.graph.ids().filter_map(|id| match &compiled.graph.vertex(id).op {
+    let mut copies = compiled.graph.ids().filter_map(|id| match &compiled.graph.vertex(id).op {
         Op::File(file) => file.actions.iter().find_map(|action| if let FileAction::Copy(copy) = action { Some(copy.sources.clone()) } else { None }),
         _ => None,
     });
-    copies.last().expect("a copy")
+    copies.next_back().expect("a copy")
 }
 
 fn with_args(text: &str, args: &[(&str, &str)]) -> Box<Compiled> {
@@ -70,7 +70,7 @@ fn a1_1_forms_of_directives() {
         ("# escaped=`", '\\'),
         ("// escape=`", '\\'),
     ] {
-        let parsed = crate::parser::parse(&SourceFile::new("Dockerfile", &format!("{line}\nFROM busybox\n")));
+        let parsed = crate::parser::parse(&SourceFile::new("Dockerfile", format!("{line}\nFROM busybox\n")));
         assert_eq!(parsed.dockerfile.directives.escape, escape, "{line:?}");
     }
 }
