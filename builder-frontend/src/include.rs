@@ -15,24 +15,23 @@
 //! - Pure, and bounded: [`MAX_DEPTH`], [`MAX_INCLUDES`], and the parser's own limit on the length of a text.
 //! - An include with a problem stays what it is to other builders, a comment; the problem points at it.
 
+mod marker;
+
 use std::borrow::Cow;
 
-use crate::ast::Comment;
 use crate::diagnostic::Problem;
 use crate::directive;
 use crate::lexer::BYTE_ORDER_MARK;
-use crate::parser::{MAX_FILE_BYTES, Reader};
+use crate::parser::MAX_FILE_BYTES;
 use crate::source::{SourceFile, Span};
 use crate::suggest;
+use marker::{Marker, MarkerKind, PREFIX, Scan};
 
 /// Deepest nesting: every level is a round of asking, and nobody follows more.
 pub const MAX_DEPTH: usize = 10;
 
 /// Most includes of one build, those of one file in several places counted each time.
 pub const MAX_INCLUDES: usize = 1_000;
-
-/// What begins a comment that is meant for us.
-const PREFIX: &str = "rbuild:";
 
 /// What is known of a file that is to be included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -208,9 +207,9 @@ impl Assembler<'_, '_> {
         let text = source.text.clone();
         self.out.files.push(AssembledFile { source, included_at });
         self.open.push((path.to_owned(), file));
-        let start = if is_included && text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
-        let scan = Scan::of(&text, start, self.escape);
-        let mut copied = start;
+        let mark = if text.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len_utf8() } else { 0 };
+        let scan = Scan::of(&text, mark, self.escape);
+        let mut copied = if is_included { mark } else { 0 };
         for marker in &scan.markers {
             self.copy(file, &text, copied..marker.line.start);
             copied = marker.line.start;
@@ -392,94 +391,4 @@ fn absent(written: &str, path: &str, from: &str, root: &str, beside: &[String], 
 /// The length of the line end that a text begins with.
 fn line_end(text: &str) -> usize {
     text.find('\n').map_or(text.len(), |at| at + 1)
-}
-
-/// A comment that is meant for us.
-struct Marker {
-    /// Its line, without its end.
-    line: std::ops::Range<usize>,
-    /// The comment.
-    span: Span,
-    /// The path in it, or the comment.
-    path: Span,
-    kind: MarkerKind,
-}
-
-enum MarkerKind {
-    /// The path as written.
-    Include(String),
-    /// Something like it.
-    Misspelt,
-    /// An include inside an instruction.
-    Inside,
-}
-
-/// What a file asks for.
-#[derive(Default)]
-struct Scan {
-    markers: Vec<Marker>,
-    /// That the text ends inside an instruction, if it does.
-    open_end: Option<Problem>,
-}
-
-impl Scan {
-    fn of(text: &str, start: usize, escape: char) -> Self {
-        let mut scan = Self::default();
-        let mut reader = Reader::from(text, start, escape);
-        while let Some(line) = reader.next_line() {
-            scan.comments(text, &line.comments);
-            scan.inside(text, line.span.range().start, reader.lexer().position());
-            if line.unfinished {
-                scan.open_end = Some(
-                    Problem::error("include-unfinished", "an included file must end where an instruction ends", line.span)
-                        .label("the file ends inside this one")
-                        .help("remove the line continuation at its end"),
-                );
-            } else if !reader.skip_heredocs(&line) {
-                scan.open_end = reader.problems.last().cloned();
-            }
-        }
-        scan.comments(text, reader.lexer().trailing_comments());
-        scan
-    }
-
-    fn comments(&mut self, text: &str, comments: &[Comment]) {
-        self.markers.extend(comments.iter().filter_map(|comment| Marker::of(text, comment)));
-    }
-
-    /// Comment lines between the lines of an instruction.
-    fn inside(&mut self, text: &str, start: usize, end: usize) {
-        if !text[start..end].contains(PREFIX) {
-            return;
-        }
-        let mut at = start;
-        for line in text[start..end].split_inclusive('\n') {
-            let trimmed = line.trim_start();
-            if let Some(comment) = trimmed.strip_prefix('#') {
-                let span = Span::new(at + line.len() - trimmed.len(), at + line.trim_end().len());
-                let comment = Comment { text: comment.trim().to_owned(), span, followed_by_blank: false };
-                self.markers.extend(Marker::of(text, &comment).map(|marker| Marker { kind: MarkerKind::Inside, ..marker }));
-            }
-            at += line.len();
-        }
-    }
-}
-
-impl Marker {
-    fn of(text: &str, comment: &Comment) -> Option<Self> {
-        let rest = comment.text.strip_prefix(PREFIX)?;
-        let Span { start, end } = comment.span;
-        let (start, end) = (start as usize, end as usize);
-        let line = text[..start].rfind('\n').map_or(0, |at| at + 1)..end;
-        let (word, written) = rest.split_once(char::is_whitespace).unwrap_or((rest, ""));
-        let marker = |kind, path| Some(Self { line: line.clone(), span: comment.span, path, kind });
-        if word == "include" {
-            let written = written.trim();
-            let at = text[start..end].rfind(written).filter(|_| !written.is_empty()).map(|at| start + at);
-            let path = at.map_or(comment.span, |at| Span::new(at, at + written.len()));
-            return marker(MarkerKind::Include(written.to_owned()), path);
-        }
-        let is_near = suggest::nearest(word, ["include"]).is_some() || rest.trim_start().to_lowercase().starts_with("include");
-        if is_near { marker(MarkerKind::Misspelt, comment.span) } else { None }
-    }
 }

@@ -100,7 +100,6 @@ impl Parts {
     }
 
     fn of(instruction: &Instruction) -> Self {
-        let has_heredocs = !instruction.heredocs.is_empty();
         match &instruction.kind {
             InstructionKind::From(from) => Self::from(from),
             InstructionKind::Run(run) => Self::run(run),
@@ -111,8 +110,8 @@ impl Parts {
                 Self::new(&word.value)
             }
             InstructionKind::Expose(words) => Self::new(joined(words.iter().map(|word| word.value.clone()))),
-            InstructionKind::Copy(copy) => Self::copy(copy, has_heredocs),
-            InstructionKind::Add(add) => Self::add(add, has_heredocs),
+            InstructionKind::Copy(copy) => Self::copy(copy, instruction),
+            InstructionKind::Add(add) => Self::add(add, instruction),
             InstructionKind::Volume(words) | InstructionKind::Shell(words) => Self::new(json(words)),
             InstructionKind::Onbuild(onbuild) => Self::new(onbuild.text.trim_end()),
             InstructionKind::Healthcheck(healthcheck) => Self::healthcheck(healthcheck),
@@ -163,8 +162,8 @@ impl Parts {
         parts
     }
 
-    fn copy(copy: &Copy, has_heredocs: bool) -> Self {
-        let mut parts = Self::new(paths(&copy.paths, has_heredocs));
+    fn copy(copy: &Copy, instruction: &Instruction) -> Self {
+        let mut parts = Self::new(paths(&copy.paths, instruction));
         parts.word("from", copy.from.as_ref());
         parts.word("chown", copy.chown.as_ref());
         parts.word("chmod", copy.chmod.as_ref());
@@ -174,8 +173,8 @@ impl Parts {
         parts
     }
 
-    fn add(add: &Add, has_heredocs: bool) -> Self {
-        let mut parts = Self::new(paths(&add.paths, has_heredocs));
+    fn add(add: &Add, instruction: &Instruction) -> Self {
+        let mut parts = Self::new(paths(&add.paths, instruction));
         parts.word("chown", add.chown.as_ref());
         parts.word("chmod", add.chmod.as_ref());
         parts.set("link", add.link);
@@ -230,36 +229,38 @@ fn declaration(argument: &ArgDeclaration) -> String {
     format!("{}{default}", argument.name.value)
 }
 
-/// Words, each with whether it is a heredoc, separated so that exactly those are.
-fn in_a_row(words: &[(u32, &str, bool)]) -> String {
-    let mut row = String::new();
-    let mut heredocs = 0;
-    for (index, (_, word, is_heredoc)) in words.iter().enumerate() {
-        heredocs += usize::from(*is_heredoc);
-        if index > 0 {
-            // To the reader of heredocs a backslash takes the next blank into its word, so that one blank or two make a difference.
-            let one_is_enough = !row.ends_with('\\') || heredoc::find(&format!("{row} {word}"), 0).len() == heredocs;
-            row.push_str(if one_is_enough { " " } else { "  " });
+/// Words with the blanks that were between them, if these are the words a line ends with. To the reader of heredocs not all blanks are the same: `<<`
+/// and a backslash may take one into their word.
+fn as_written<'a>(line: &'a str, words: &[&str]) -> Option<&'a str> {
+    let mut before = line;
+    for (index, word) in words.iter().rev().enumerate() {
+        let rest = before.trim_end_matches(is_blank);
+        if index > 0 && rest.len() == before.len() {
+            return None;
         }
-        row.push_str(word);
+        before = rest.strip_suffix(word)?;
     }
-    row
+    Some(line[before.len()..].trim_end_matches(is_blank))
 }
 
 /// As words where they can be told apart; in order, because heredocs' bodies follow in it. Else as JSON.
-fn paths(paths: &CopyPaths, has_heredocs: bool) -> String {
-    let mut words: Vec<(u32, &str, bool)> = paths.sources.iter().map(|word| (word.span.start, word.value.as_str(), false)).collect();
-    words.extend(paths.heredocs.iter().map(|heredoc| (heredoc.span.start, heredoc.raw.as_str(), true)));
+fn paths(paths: &CopyPaths, instruction: &Instruction) -> String {
+    let mut words: Vec<(u32, &str)> = paths.sources.iter().map(|word| (word.span.start, word.value.as_str())).collect();
+    words.extend(paths.heredocs.iter().map(|heredoc| (heredoc.span.start, heredoc.raw.as_str())));
     // Stable: where there are no spans, sources come first.
-    words.sort_by_key(|(start, ..)| *start);
-    words.push((u32::MAX, paths.dest.value.as_str(), false));
-    let plain = in_a_row(&words);
+    words.sort_by_key(|(start, _)| *start);
+    words.push((u32::MAX, paths.dest.value.as_str()));
+    let words: Vec<&str> = words.into_iter().map(|(_, word)| word).collect();
+    if !instruction.heredocs.is_empty() {
+        return as_written(&instruction.original, &words).map_or_else(|| words.join(" "), str::to_owned);
+    }
+    let plain = words.join(" ");
     let is_word = |word: &str| !word.is_empty() && !word.contains(char::is_whitespace) && !word.contains(is_blank);
-    let is_plain = words.iter().all(|(_, word, _)| is_word(word))
+    let is_plain = words.iter().all(|word| is_word(word))
         && !plain.starts_with('[')
         && heredoc::find(&plain, 0).is_empty()
         && heredoc::read(&paths.dest.value).is_none();
-    if is_plain || has_heredocs || !paths.heredocs.is_empty() {
+    if is_plain {
         return plain;
     }
     let all: Vec<Word> = paths.sources.iter().chain([&paths.dest]).cloned().collect();

@@ -129,6 +129,10 @@ impl Compiler<'_> {
             let asking = Asking { run, index, base: &base, place, asker };
             let one = self.expand_from(&word.value, &asking).map_err(|problem| Problem { span: word.span, ..problem })?.into_owned();
             match &name {
+                _ if one.contains('$') => {
+                    let message = format!("{} stands for {one:?}, which can't be the name of a stage or image", word.value);
+                    return Err(Problem::error("from-variable", message, word.span));
+                }
                 Some(other) if *other != one => {
                     let message = format!("{} is {other:?} for one platform and {one:?} for another", word.value);
                     return Err(Problem::error("from-variable", message, word.span).help("convert for one platform at a time, with --platform"));
@@ -202,7 +206,7 @@ fn edits(
             }
             ("RUN", "timeout" | "retry") => {
                 warnings.push(left_out(flag, span));
-                edits.push((removal(text, span, line.escape), String::new()));
+                edits.push(removal(text, span, line.escape));
             }
             _ => {}
         }
@@ -226,15 +230,17 @@ fn with_from(fields: &str, name: &str) -> String {
     replaced.collect::<Vec<_>>().join(",")
 }
 
-/// A flag with the blanks behind it, or its whole line where nothing else stands on it.
-fn removal(text: &str, span: Span, escape: char) -> Range<usize> {
+/// What goes with a flag: the blanks behind it, or its whole line where nothing else stands on it; and what comes in its place.
+fn removal(text: &str, span: Span, escape: char) -> (Range<usize>, String) {
     let Range { start, end } = span.range();
     let rest = &text[end..];
-    let behind = rest.trim_start_matches([' ', '\t']);
+    let behind = rest.trim_start_matches(|c: char| c.is_whitespace() && c != '\n');
     let line_start = text[..start].rfind('\n').map_or(0, |at| at + 1);
     let continues = behind.strip_prefix(escape).map(|rest| rest.trim_start_matches([' ', '\t', '\r'])).filter(|rest| rest.starts_with('\n'));
     match continues {
-        Some(next) if text[line_start..start].trim().is_empty() => line_start..text.len() - next.len() + 1,
-        _ => start..end + (rest.len() - behind.len()),
+        Some(next) if text[line_start..start].trim().is_empty() => (line_start..text.len() - next.len() + 1, String::new()),
+        // At the beginning of a line `#` would make a comment of the command, and nothing at all would continue the line.
+        _ if behind.is_empty() || behind.starts_with(['#', '\n']) => (start..end, "--".to_owned()),
+        _ => (start..end + (rest.len() - behind.len()), String::new()),
     }
 }
