@@ -130,6 +130,15 @@ impl StepError {
         Self::Other { message: message.into(), help: None }
     }
 
+    /// A failure of the form `what is wrong; what to do`, as errors of the snapshots put it.
+    #[must_use]
+    pub fn advised(text: &str) -> Self {
+        match text.split_once("; ") {
+            Some((message, help)) => Self::Other { message: message.to_owned(), help: Some(help.to_owned()) },
+            None => Self::other(text),
+        }
+    }
+
     /// What to do, if anything is known.
     #[must_use]
     pub fn help(&self) -> Option<&str> {

@@ -1,5 +1,6 @@
 //! Problems found in a Dockerfile: code, message, span, advice. Collected, never thrown at the first one; rendered elsewhere.
 
+use crate::expand::ExpandError;
 use crate::source::Span;
 
 /// How bad a problem is.
@@ -44,6 +45,19 @@ impl Problem {
     /// Advice.
     pub fn note(code: &'static str, message: impl Into<String>, span: Span) -> Self {
         Self { severity: Severity::Note, ..Self::error(code, message, span) }
+    }
+
+    /// A word that can't be expanded.
+    #[must_use]
+    pub fn expansion(error: &ExpandError, span: Span) -> Self {
+        let problem = Self::error("bad-substitution", error.to_string(), span);
+        match (&error.required, error.help) {
+            (Some(name), _) => problem
+                .label(format!("{name} is required here and has no value"))
+                .help(format!("give it a value with ENV or ARG above, or declare it there with `ARG {name}` and pass --build-arg {name}=…")),
+            (None, Some(help)) => problem.help(help),
+            (None, None) => problem,
+        }
     }
 
     /// With text beside the underlined part.

@@ -106,13 +106,25 @@ pub struct ExpandedWords {
 }
 
 /// Why a word can't be expanded.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("cannot expand {word:?}: {reason}")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExpandError {
     /// The word as written; a long one is cut.
     pub word: String,
     /// Why, naming the variable where one is the cause.
     pub reason: String,
+    /// The variable that `?` requires and that has no value.
+    pub required: Option<String>,
+    /// What to do, where the word itself is wrong.
+    pub help: Option<&'static str>,
+}
+
+impl std::error::Error for ExpandError {}
+
+impl std::fmt::Display for ExpandError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // What the author of the file wrote behind the `?` is the message.
+        if self.required.is_some() { f.write_str(&self.reason) } else { write!(f, "cannot expand `{}`: {}", self.word, self.reason) }
+    }
 }
 
 /// Expands one word (A5.6): quotes and escapes are removed, variables replaced.
@@ -145,7 +157,44 @@ pub fn expand_heredoc(body: &str, environment: &Environment) -> Result<Expanded,
     Ok(Expanded { text, used: expander.used, undefined: expander.undefined })
 }
 
-type Reason = String;
+/// Why a part of a word can't be expanded; as in [`ExpandError`].
+struct Reason {
+    text: String,
+    required: Option<String>,
+    help: Option<&'static str>,
+}
+
+impl Reason {
+    fn with(text: impl Into<String>, help: &'static str) -> Self {
+        Self { text: text.into(), required: None, help: Some(help) }
+    }
+
+    /// Nothing ends a brace.
+    fn open(missing: char) -> Self {
+        Self::with(format!("syntax error: missing '{missing}'"), "close the brace, as in `${NAME}`")
+    }
+
+    fn modifier(written: &str) -> Self {
+        Self::with(
+            format!("unsupported modifier ({written}) in substitution"),
+            "behind a name stand `}`, or -, +, ? (with : before it also for empty values), #, ##, %, %%, / or // and a word",
+        )
+    }
+
+    fn quote(which: &str) -> Self {
+        Self::with(format!("a {which} quote is not closed"), "close it; to mean the sign itself, put the escape character before it")
+    }
+
+    fn required(name: &str, why: &str) -> Self {
+        Self { text: format!("{name}: {why}"), required: Some(name.to_owned()), help: None }
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { text, required: None, help: None }
+    }
+}
 
 /// Collects words while text is added: blanks separate unless they are literal.
 #[derive(Default)]
@@ -210,7 +259,7 @@ impl<'a> Expander<'a> {
             if word.len() < self.source.len() {
                 word.push_str("...");
             }
-            ExpandError { word, reason }
+            ExpandError { word, reason: reason.text, required: reason.required, help: reason.help }
         })
     }
 
@@ -233,7 +282,7 @@ impl<'a> Expander<'a> {
     /// Up to and without `stop`, or to the end. With `keep_escapes` escapes stay, for patterns.
     fn until(&mut self, stop: Option<char>, keep_escapes: bool) -> Result<(String, Vec<String>), Reason> {
         if self.depth == MAX_DEPTH {
-            return Err(format!("braces and quotes are nested deeper than {MAX_DEPTH}"));
+            return Err(format!("braces and quotes are nested deeper than {MAX_DEPTH}").into());
         }
         self.depth += 1;
         let mut text = String::new();
@@ -251,7 +300,7 @@ impl<'a> Expander<'a> {
                     text.push_str(&value);
                 }
                 '\'' if self.quotes => {
-                    let (inside, rest) = self.rest.split_once('\'').ok_or("a single quote is not closed")?;
+                    let (inside, rest) = self.rest.split_once('\'').ok_or_else(|| Reason::quote("single"))?;
                     self.rest = rest;
                     words.word.push_str(inside);
                     text.push_str(inside);
@@ -281,15 +330,15 @@ impl<'a> Expander<'a> {
         self.depth -= 1;
         match stop {
             None => Ok((text, words.finish())),
-            Some('/') => Err("syntax error: missing '/' in ${}".to_owned()),
-            Some(stop) => Err(format!("syntax error: missing '{stop}'")),
+            Some('/') => Err(Reason::with("syntax error: missing '/' in ${}", "write `${NAME/PATTERN/REPLACEMENT}`")),
+            Some(stop) => Err(Reason::open(stop)),
         }
     }
 
     fn double_quoted(&mut self, keep_escapes: bool) -> Result<String, Reason> {
         let mut text = String::new();
         loop {
-            match self.next().ok_or("a double quote is not closed")? {
+            match self.next().ok_or_else(|| Reason::quote("double"))? {
                 '"' => return Ok(text),
                 '$' => {
                     let value = self.dollar()?;
@@ -322,23 +371,28 @@ impl<'a> Expander<'a> {
             return Ok(if name.is_empty() { "$".to_owned() } else { self.look_up(name).unwrap_or_default().to_owned() });
         }
         match self.peek() {
-            None => return Err("syntax error: missing '}'".to_owned()),
-            Some('{' | '}' | ':') => return Err("syntax error: bad substitution".to_owned()),
+            None => return Err(Reason::open('}')),
+            Some('{' | '}' | ':') => {
+                return Err(Reason::with(
+                    "syntax error: bad substitution",
+                    "write a name, as in `${NAME}`; for the sign itself put the escape character before `$`",
+                ));
+            }
             Some(_) => {}
         }
         let name = self.name();
         match self.next() {
-            None => Err("syntax error: missing '}'".to_owned()),
+            None => Err(Reason::open('}')),
             Some('}') => Ok(self.look_up(name).unwrap_or_default().to_owned()),
             Some(':') => match self.next() {
                 Some(c @ ('-' | '+' | '?')) => self.default(name, c, true),
-                Some(c) => Err(format!("unsupported modifier (:{c}) in substitution")),
-                None => Err("syntax error: missing '}'".to_owned()),
+                Some(c) => Err(Reason::modifier(&format!(":{c}"))),
+                None => Err(Reason::open('}')),
             },
             Some(c @ ('-' | '+' | '?')) => self.default(name, c, false),
             Some(c @ ('#' | '%')) => self.trim(name, c),
             Some('/') => self.replace(name),
-            Some(c) => Err(format!("unsupported modifier ({c}) in substitution")),
+            Some(c) => Err(Reason::modifier(&c.to_string())),
         }
     }
 
@@ -351,9 +405,9 @@ impl<'a> Expander<'a> {
             ('+', None) => Ok(String::new()),
             (_, Some(value)) => Ok(value.to_owned()),
             ('-', None) => Ok(word),
-            (_, None) if !word.is_empty() => Err(format!("{name}: {word}")),
-            (_, None) if value.is_some() => Err(format!("{name}: is not allowed to be empty")),
-            (_, None) => Err(format!("{name}: is not allowed to be unset")),
+            (_, None) if !word.is_empty() => Err(Reason::required(name, &word)),
+            (_, None) if value.is_some() => Err(Reason::required(name, "is not allowed to be empty")),
+            (_, None) => Err(Reason::required(name, "is not allowed to be unset")),
         }
     }
 
@@ -363,7 +417,7 @@ impl<'a> Expander<'a> {
         let value = self.look_up(name).unwrap_or_default();
         let pattern = Pattern::new(word);
         let trimmed = pattern.and_then(|pattern| if modifier == '#' { pattern.trim_prefix(value, reach) } else { pattern.trim_suffix(value, reach) });
-        trimmed.map_err(|error| format!("{name}: {error}"))
+        trimmed.map_err(|error| format!("{name}: {error}").into())
     }
 
     fn replace(&mut self, name: &'a str) -> Result<String, Reason> {
@@ -372,9 +426,9 @@ impl<'a> Expander<'a> {
         let (replacement, _) = self.until(Some('}'), true)?;
         let value = self.look_up(name).unwrap_or_default();
         if all && value.len().saturating_add(1).saturating_mul(replacement.len()) > self.limit.saturating_mul(4) {
-            return Err(format!("{name}: the replacement makes the value too long"));
+            return Err(format!("{name}: the replacement makes the value too long").into());
         }
-        Pattern::new(&pattern).and_then(|pattern| pattern.replace(value, &replacement, all)).map_err(|error| format!("{name}: {error}"))
+        Pattern::new(&pattern).and_then(|pattern| pattern.replace(value, &replacement, all)).map_err(|error| format!("{name}: {error}").into())
     }
 
     /// A run of digits, one special parameter, or letters, digits and underscores (A5.5).
@@ -403,7 +457,7 @@ impl<'a> Expander<'a> {
     fn count(&mut self, value: &str) -> Result<(), Reason> {
         self.produced += value.len();
         if self.produced > self.limit {
-            return Err(format!("the variables' values make it longer than {} bytes", self.limit));
+            return Err(format!("the variables' values make it longer than {} bytes", self.limit).into());
         }
         Ok(())
     }

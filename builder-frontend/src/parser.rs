@@ -209,10 +209,15 @@ impl<'a> Reader<'a> {
             let span = logical.span_of(opening.range.clone());
             let body = self.lexer.heredoc_body(&opening.name, opening.strip_tabs);
             if !body.terminated {
+                let tabs = if opening.strip_tabs { "" } else { "; `<<-` takes away tabs before it" };
+                let help = match body.raw.lines().find(|line| line.trim() == opening.name) {
+                    Some(line) => format!("blanks stand around its name in the line {line:?}: remove them{tabs}"),
+                    None => "end it with its name on a line of its own, without blanks; put quotes around `<<` if no heredoc is meant".to_owned(),
+                };
                 self.problems.push(
                     Problem::error("unterminated-heredoc", format!("the heredoc `{word}` has no end"), span)
                         .label(format!("no line after this is exactly `{}`", opening.name))
-                        .help("end it with its name on a line of its own, without blanks; put quotes around `<<` if no heredoc is meant"),
+                        .help(help),
                 );
                 return None;
             }

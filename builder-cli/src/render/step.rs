@@ -66,7 +66,8 @@ fn about_source(missing: &MissingSource, written: &str) -> (Option<String>, Opti
         return (Some(label), Some(advice.to_owned()));
     }
     if written.starts_with('/') {
-        return (Some("paths begin at the context, not at the machine's root".to_owned()), None);
+        let advice = "copy the file into the context first; or give its directory with --build-context NAME=DIR and copy with --from=NAME";
+        return (Some("paths begin at the context, not at the machine's root".to_owned()), Some(advice.to_owned()));
     }
     (None, None)
 }

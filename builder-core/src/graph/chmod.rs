@@ -16,7 +16,7 @@ pub enum ChmodError {
     #[error("invalid chmod parameter: '{0}'. it should be octal string and between 0 and 07777")]
     Octal(String),
     /// It breaks the grammar of chmod(1).
-    #[error("invalid chmod parameter: '{text}': {reason} at byte {at}; write an octal mode or one like u=rwX,go=rX")]
+    #[error("invalid chmod parameter: '{text}': {reason}")]
     Symbolic {
         /// The whole text.
         text: String,
@@ -25,6 +25,17 @@ pub enum ChmodError {
         /// Where, counted from 0.
         at: usize,
     },
+}
+
+impl ChmodError {
+    /// What to write instead.
+    #[must_use]
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Octal(_) => "digits are 0 to 7, for owner, group and others: 644 for files to read, 755 for programs and directories",
+            Self::Symbolic { .. } => "write an octal mode such as 755, or clauses such as u=rwX,go=rX or a+x",
+        }
+    }
 }
 
 impl Chmod {

@@ -182,7 +182,17 @@ fn exec_failed(error: &ExecError, masker: &Masker) -> StepError {
             message: mask_text(masker, &format!("cannot {action}: {source}")),
             help: Some(remedy.trim_start_matches("; ").to_owned()).filter(|help| !help.is_empty()),
         },
-        other => StepError::other(mask_text(masker, &other.to_string())),
+        ExecError::Program { program, reason } if !reason.contains("; ") => {
+            let help = match () {
+                () if reason.starts_with("no such program") => {
+                    "the image does not have it: install it in an earlier instruction, or write its whole path"
+                }
+                () if reason.starts_with("no such file") => "paths are those of the image: copy the file into it in an earlier instruction",
+                () => return StepError::other(mask_text(masker, &error.to_string())),
+            };
+            StepError::Other { message: mask_text(masker, &format!("cannot run {program:?}: {reason}")), help: Some(help.to_owned()) }
+        }
+        other => StepError::advised(&mask_text(masker, &other.to_string())),
     }
 }
 
@@ -275,7 +285,7 @@ impl Execution<'_> {
             self.target.warning(reason);
         }
         let tree = MergedTree::open(root_layers).map_err(text)?;
-        let user = resolve_user(&self.op.user, &tree).map_err(text)?;
+        let user = resolve_user(&self.op.user, &tree).map_err(|error| StepError::advised(&error.to_string()))?;
 
         // Before anything is made: what is made counts as made by the step.
         let started = now();

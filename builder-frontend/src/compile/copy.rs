@@ -143,7 +143,7 @@ impl Compiler<'_> {
         let mode = chmod.as_ref().and_then(|(text, word)| match Chmod::parse(text) {
             Ok(mode) => Some(mode),
             Err(error) => {
-                self.fail(step.place(), Problem::error("invalid-chmod", error.to_string(), word.span));
+                self.fail(step.place(), Problem::error("invalid-chmod", error.to_string(), word.span).help(error.help()));
                 None
             }
         });
@@ -298,7 +298,7 @@ impl Compiler<'_> {
                         self.check_defined(&expanded.used, state, step);
                         body = expanded.text;
                     }
-                    Err(error) => self.fail(step.place(), Problem::error("bad-substitution", error.to_string(), heredoc.body_span)),
+                    Err(error) => self.fail(step.place(), Problem::expansion(&error, heredoc.body_span)),
                 }
             }
             work.actions.push(FileAction::MakeFile {

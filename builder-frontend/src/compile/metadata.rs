@@ -13,6 +13,7 @@ use crate::diagnostic::Problem;
 use crate::expand;
 use crate::lint;
 use crate::source::Span;
+use crate::suggest;
 
 impl Compiler<'_> {
     /// Compiles one instruction.
@@ -220,7 +221,7 @@ impl Compiler<'_> {
                         }
                     }
                 }
-                Err(error) => self.fail(step.place(), Problem::error("bad-substitution", error.to_string(), word.span)),
+                Err(error) => self.fail(step.place(), Problem::expansion(&error, word.span)),
             }
         }
         let exposed = state.document.config.exposed_ports.take().unwrap_or_default();
@@ -275,8 +276,10 @@ impl Compiler<'_> {
     fn stopsignal(&mut self, word: &Word, state: &mut StageState, step: &Step<'_>) {
         let Some(signal) = self.expand(word, state, step) else { return };
         if !is_signal(&signal) {
-            let problem = Problem::error("invalid-signal", format!("invalid signal: {signal}"), word.span);
-            self.fail(step.place(), problem.help("write a name such as SIGTERM or a number such as 15"));
+            let near = suggest::nearest(signal.to_uppercase().trim_start_matches("SIG"), SIGNALS.iter().copied());
+            let help =
+                near.map_or_else(|| "write a name such as SIGTERM or a number such as 15".to_owned(), |near| format!("did you mean `SIG{near}`?"));
+            self.fail(step.place(), Problem::error("invalid-signal", format!("invalid signal: {signal}"), word.span).help(help));
             return;
         }
         state.note(format!("STOPSIGNAL {signal}"));
@@ -288,12 +291,14 @@ fn shown_pairs(pairs: &[(String, String)]) -> String {
     pairs.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
 }
 
-/// Linux's signals by number or name (A10.10).
+/// Linux's signals.
+const SIGNALS: &[&str] = &[
+    "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV",
+    "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
+];
+
+/// A signal by number or name (A10.10).
 fn is_signal(text: &str) -> bool {
-    const NAMES: &[&str] = &[
-        "ABRT", "ALRM", "BUS", "CHLD", "CLD", "CONT", "FPE", "HUP", "ILL", "INT", "IO", "IOT", "KILL", "PIPE", "POLL", "PROF", "PWR", "QUIT", "SEGV",
-        "STKFLT", "STOP", "SYS", "TERM", "TRAP", "TSTP", "TTIN", "TTOU", "URG", "USR1", "USR2", "VTALRM", "WINCH", "XCPU", "XFSZ",
-    ];
     if let Ok(number) = text.parse::<u32>() {
         return (1..=64).contains(&number);
     }
@@ -303,7 +308,7 @@ fn is_signal(text: &str) -> bool {
         name.strip_prefix(prefix)
             .is_some_and(|rest| rest.is_empty() || rest.strip_prefix(sign).is_some_and(|n| n.parse::<u32>().is_ok_and(|n| (1..=15).contains(&n))))
     };
-    NAMES.contains(&name) || real_time("RTMIN", "+") || real_time("RTMAX", "-")
+    SIGNALS.contains(&name) || real_time("RTMIN", "+") || real_time("RTMAX", "-")
 }
 
 #[cfg(test)]

@@ -272,8 +272,7 @@ impl<'a> Compiler<'a> {
             )));
         }
         let known = self.static_arguments(asking);
-        let expanded = expand::expand_word(written, &known, self.escape())
-            .map_err(|error| Problem::error("bad-substitution", error.to_string(), Span::default()))?;
+        let expanded = expand::expand_word(written, &known, self.escape()).map_err(|error| Problem::expansion(&error, Span::default()))?;
         if let Some(name) = expanded.undefined.first() {
             let problem = Problem::error("from-variable", format!("{name} has no value that is known before the build"), Span::default());
             return Err(match suggest::did_you_mean(name, known.names()) {
@@ -320,6 +319,9 @@ impl<'a> Compiler<'a> {
         match near {
             Some(near) => {
                 problem.label("no stage above has this name, so it was looked for as an image").help(format!("did you mean the stage `{near}`?"))
+            }
+            None if reason.ends_with("not found") => {
+                problem.help("no such image or tag is there, or it is shown only to who has logged in: check the name, or `docker login` first")
             }
             None => problem,
         }

@@ -122,9 +122,7 @@ impl<'a> Compiler<'a> {
                                 uses = expanded.used;
                                 value = Some(expanded.text);
                             }
-                            Err(error) => {
-                                self.fail(super::file::Place::of(instruction), Problem::error("bad-substitution", error.to_string(), default.span))
-                            }
+                            Err(error) => self.fail(super::file::Place::of(instruction), Problem::expansion(&error, default.span)),
                         }
                     }
                     if let Ok(expanded) = expand::expand_word(&default.value, &defaults, self.escape()) {
@@ -192,7 +190,7 @@ impl<'a> Compiler<'a> {
                 }
                 text = expanded.text;
             }
-            Err(error) => problems.push(Problem::error("bad-substitution", error.to_string(), from.base.span)),
+            Err(error) => problems.push(Problem::expansion(&error, from.base.span)),
         }
         let mut platform = None;
         if let Some(flag) = &from.platform {
@@ -211,7 +209,7 @@ impl<'a> Compiler<'a> {
                         }
                     }
                 }
-                Err(error) => problems.push(Problem::error("bad-substitution", error.to_string(), flag.span)),
+                Err(error) => problems.push(Problem::expansion(&error, flag.span)),
             }
         }
         if !problems.is_empty() {

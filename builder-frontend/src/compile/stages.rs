@@ -318,7 +318,7 @@ impl Compiler<'_> {
                 Some(expanded.text)
             }
             Err(error) => {
-                self.fail(step.place(), Problem::error("bad-substitution", error.to_string(), span));
+                self.fail(step.place(), Problem::expansion(&error, span));
                 None
             }
         }
@@ -329,7 +329,13 @@ impl Compiler<'_> {
             if state.variables.get(name).is_some() || state.args.contains(name) || NEVER_EXPORTED.contains(&name.as_str()) {
                 continue;
             }
-            let hint = suggest::nearest(name, state.variables.names()).map(|near| format!(" (did you mean ${near}?)")).unwrap_or_default();
+            let near = || suggest::nearest(name, state.variables.names());
+            let hint = match () {
+                () if step.run.globals.get(name).is_some() || step.run.declared.iter().any(|arg| arg.name == *name) => {
+                    format!(" (it is known before the first FROM only: write `ARG {name}` in this stage, too)")
+                }
+                () => near().map(|near| format!(" (did you mean ${near}?)")).unwrap_or_default(),
+            };
             self.lint(&lint::UNDEFINED_VAR, step, format!("Usage of undefined variable '${name}'{hint}"));
         }
     }

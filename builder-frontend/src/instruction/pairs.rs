@@ -38,12 +38,15 @@ fn key_values(line: &Line<'_>, example: &str) -> Result<Vec<KeyValue>, Problem> 
     if !first.value.contains('=') {
         return legacy(line, example).map(|pair| vec![pair]);
     }
-    let pairs = words.iter().map(|word| match split(word) {
+    let pairs = words.iter().enumerate().map(|(at, word)| match split(word) {
         Some((key, _)) if key.value.is_empty() => Err(blank_name(line, word.span)),
         Some((key, value)) => Ok(KeyValue { key, value, legacy: false }),
-        None => Err(Problem::error("missing-equals", format!("no `=` in {:?}", word.value), word.span)
-            .label("expected NAME=value")
-            .help("put quotes around a value that holds blanks")),
+        None => {
+            let next = words.get(at + 1).map_or("", |next| &next.value);
+            Err(Problem::error("missing-equals", format!("no `=` in {:?}", word.value), word.span).label("expected NAME=value").help(
+                if next.starts_with('=') { "write NAME=value without blanks around `=`" } else { "put quotes around a value that holds blanks" },
+            ))
+        }
     });
     pairs.collect()
 }

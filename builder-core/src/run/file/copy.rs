@@ -149,7 +149,7 @@ impl Copier<'_> {
     fn owner(&self, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, StepError> {
         let Some(owner) = owner else { return Ok(None) };
         let tree = self.has_base.then(|| self.writer.tree());
-        resolve_owner(&owner.text, tree).map(Some).map_err(|error| StepError::other(error.to_string()))
+        resolve_owner(&owner.text, tree).map(Some).map_err(|error| StepError::advised(&error.to_string()))
     }
 
     fn resolve(&self, path: &TreePath) -> Result<(TreePath, Option<Found>), StepError> {
@@ -173,7 +173,7 @@ impl Copier<'_> {
         let (path, found) = self.resolve(path)?;
         match found.map(|found| found.kind) {
             Some(FoundKind::Dir) => {}
-            Some(_) => return Err(StepError::other(format!("cannot copy to non-directory: {}", path.display()))),
+            Some(_) => return Err(no_directory(path.display())),
             None => drop(self.writer.make_dirs(&path, &marks.parent(self.started)).map_err(snapshot_error)?),
         }
         Ok(path)
@@ -192,7 +192,7 @@ impl Copier<'_> {
         let mut fresh: Vec<TreePath> = Vec::new();
         let top = match there.map(|there| there.kind) {
             Some(FoundKind::Dir) => path,
-            Some(_) => return Err(StepError::other(format!("cannot copy to non-directory: {}", path.display()))),
+            Some(_) => return Err(no_directory(path.display())),
             None => {
                 let path = self.make_parents(&path, marks)?;
                 fresh.push(path.clone());
@@ -234,7 +234,7 @@ impl Copier<'_> {
                 }
                 Ok(false)
             }
-            Some(_) => Err(StepError::other(format!("cannot copy to non-directory: {}", target.display()))),
+            Some(_) => Err(no_directory(target.display())),
             None => {
                 self.writer.make_dir(target, meta).map_err(snapshot_error)?;
                 Ok(true)
@@ -244,9 +244,10 @@ impl Copier<'_> {
 
     fn refuse_directory(&self, target: &TreePath) -> Result<Option<Found>, StepError> {
         match self.writer.tree().lookup(target).map_err(snapshot_error)? {
-            Some(Found { kind: FoundKind::Dir, .. }) => {
-                Err(StepError::other(format!("cannot replace the directory {} with a file", target.display())))
-            }
+            Some(Found { kind: FoundKind::Dir, .. }) => Err(StepError::Other {
+                message: format!("cannot replace the directory {} with a file", target.display()),
+                help: Some("remove the directory in an earlier instruction, or copy to another path".to_owned()),
+            }),
             there => Ok(there),
         }
     }
@@ -415,9 +416,19 @@ fn tree_path(path: &str) -> Result<TreePath, StepError> {
     TreePath::clipped(path).map_err(|error| StepError::other(error.to_string()))
 }
 
+/// Where a directory must be, something else is.
+fn no_directory(path: impl std::fmt::Display) -> StepError {
+    StepError::Other {
+        message: format!("cannot copy to non-directory: {path}"),
+        help: Some(
+            "something that is no directory has this path in the image: remove it in an earlier instruction, or copy to another path".to_owned(),
+        ),
+    }
+}
+
 fn snapshot_error(error: SnapshotError) -> StepError {
     match error {
-        SnapshotError::NotADirectory { path } => StepError::other(format!("cannot copy to non-directory: {path}")),
+        SnapshotError::NotADirectory { path } => no_directory(path),
         error => StepError::other(error.to_string()),
     }
 }

@@ -74,13 +74,13 @@ fn problems_are_shown_where_they_were_written() {
     stages:2:1 < Dockerfile:1 missing-argument: EXPOSE needs at least one argument [write for example `EXPOSE 8080`]
     more:1:7 < stages:4 < Dockerfile:1 missing-argument: LABEL needs a name and a value [write for example `LABEL name=value`]
     more:2:1 < stages:4 < Dockerfile:1 unknown-instruction: unknown instruction `RNU` [did you mean `RUN`?]
-    stages:5:12 < Dockerfile:1 invalid-signal: invalid signal: SIGTREM [write a name such as SIGTERM or a number such as 15]
+    stages:5:12 < Dockerfile:1 invalid-signal: invalid signal: SIGTREM [did you mean `SIGTERM`?]
     Dockerfile:2:1 unknown-instruction: unknown instruction `COPPY` [did you mean `COPY`?]
     more:1:7 < Dockerfile:3 missing-argument: LABEL needs a name and a value [write for example `LABEL name=value`]
     more:2:1 < Dockerfile:3 unknown-instruction: unknown instruction `RNU` [did you mean `RUN`?]
     ");
     assert_snapshot!(problems("FROM busybox\n# rbuild:include user\nFROM scratch AS later\nFROM busybox\n# rbuild:include user\n", &files), @"
-    user:1:7 < Dockerfile:5 bad-substitution: cannot expand \"${B:?needed}\": B: needed
+    user:1:7 < Dockerfile:5 bad-substitution: B: needed [give it a value with ENV or ARG above, or declare it there with `ARG B` and pass --build-arg B=…]
     ");
     let compiled = compile_answered(included("FROM busybox\n# rbuild:include old\n", "Dockerfile"), &with_files(&[("old", "\nENV a b\nRUN x\n")]));
     let compiled = compiled.unwrap_or_else(|problems| panic!("{problems:#?}"));

@@ -70,7 +70,7 @@ fn a5_7_braces_in_from_are_our_own() {
     for (text, message) in [
         ("FROM scratch\nCOPY --from=${NOWHERE} /a /\n", "2: NOWHERE has no value that is known before the build"),
         ("FROM scratch\nENV X=busybox\nCOPY --from=${X} /a /\n", "3: X has no value that is known before the build"),
-        ("FROM scratch\nCOPY --from=${X /a /\n", "2: cannot expand \"${X\": syntax error: missing '}'"),
+        ("FROM scratch\nCOPY --from=${X /a /\n", "2: cannot expand `${X`: syntax error: missing '}'"),
         ("FROM scratch\nARG S=a\nCOPY --from=$S /a /\n", "3: variable expansion is not supported for --from"),
         ("ARG S=later\nFROM scratch\nCOPY --from=${S} /a /\nFROM scratch AS later\n", ""),
     ] {
