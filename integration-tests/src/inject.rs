@@ -28,6 +28,8 @@ pub enum Fault {
     Kill {
         /// Which.
         at: usize,
+        /// Counts calls there only.
+        site: Option<String>,
     },
     /// SIGINT before the `at`-th call, and before another one.
     Interrupt {
@@ -98,7 +100,7 @@ pub fn with(build: Build, fault: &Fault, report: &Path) -> Build {
     let words: Vec<String> = match fault {
         Fault::List => vec!["list".into()],
         Fault::Fail { at, round, site } => vec!["fail".into(), at.to_string(), round.to_string(), site.clone()],
-        Fault::Kill { at } => vec!["kill".into(), at.to_string()],
+        Fault::Kill { at, site } => ["kill".into(), at.to_string(), "0".into()].into_iter().chain(site.clone()).collect(),
         Fault::Interrupt { at, again, site } => {
             ["int".into(), at.to_string(), again.unwrap_or(0).to_string()].into_iter().chain(site.clone()).collect()
         }

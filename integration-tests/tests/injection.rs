@@ -371,7 +371,7 @@ fn a_killed_build_leaves_a_store_that_the_next_one_goes_on_with() {
     let failures = all(cases, |number, instants| {
         let place = Place::new(bed.path(&format!("kill-{number}")));
         for at in instants {
-            let (outcome, report) = run_with(&place, &bed, &Fault::Kill { at });
+            let (outcome, report) = run_with(&place, &bed, &Fault::Kill { at, site: None });
             let what = format!("killed at call {at} of {instants:?}: {}", report.hit.as_deref().unwrap_or("ended before"));
             assert!(!report.left_running, "{what}: something still runs");
             assert_eq!(outcome.code == Some(0), report.hit.is_none(), "{what}: {:?} {}", outcome.code, outcome.log);
@@ -383,6 +383,22 @@ fn a_killed_build_leaves_a_store_that_the_next_one_goes_on_with() {
     });
     check_none(&failures, count);
     inject::record("kills", &format!("{} in {count} builds", kills.into_inner().expect("no worker panics")));
+}
+
+/// What connects a network for steps is a program that is just being started: it must know of its builder's death although it had no time to ask for word of it.
+#[test]
+fn a_builder_that_is_killed_while_it_connects_a_network_leaves_nothing() {
+    let bed = bed();
+    let (good, cold, _) = good_run(&bed);
+    let sites: Vec<&String> = cold.sites.keys().filter(|site| site.starts_with("mount ") && site.contains("/network-#")).collect();
+    assert!(!sites.is_empty(), "with pasta installed, a network is mounted for it: {:?}", cold.sites.keys());
+    for (number, site) in sites.into_iter().enumerate() {
+        let place = Place::new(bed.path(&format!("connecting-{number}")));
+        let (_, report) = run_with(&place, &bed, &Fault::Kill { at: 1, site: Some(site.replace("/good/", "/connecting-#/")) });
+        let hit = report.hit.expect("steps run");
+        assert!(!report.left_running, "{hit}: something still runs");
+        check_next(&bed, &place, &good, &hit);
+    }
 }
 
 /// Three builds on one store, two of which are killed: the third neither fails nor waits for ever, and runs what the others had begun.
@@ -399,7 +415,7 @@ fn killed_builds_do_not_disturb_one_beside_them() {
         let places: Vec<Place> = (0..3).map(|n| Place::new(bed.path(&format!("beside-{number}-{n}")))).collect();
         let builds = places.iter().enumerate().map(|(n, place)| {
             let build = place.build(&bed).state(&shared.at("state"));
-            let fault = instants.get(n).map_or(Fault::List, |&at| Fault::Kill { at });
+            let fault = instants.get(n).map_or(Fault::List, |&at| Fault::Kill { at, site: None });
             inject::with(build, &fault, &shared.at(&format!("report-{n}"))).start()
         });
         let running: Vec<_> = builds.collect();

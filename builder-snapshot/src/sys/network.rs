@@ -94,15 +94,20 @@ fn text(file: Option<&File>) -> io::Result<String> {
 /// Makes `command` start in a mount namespace of its own where `namespace` is mounted on the file `place`, and die with the thread that starts it.
 pub(crate) fn enter_before_exec(command: &mut Command, namespace: OwnedFd, place: CString) -> io::Result<()> {
     let source = CString::new(format!("/proc/self/fd/{}", namespace.as_raw_fd())).map_err(io::Error::other)?;
+    let parent = libc::pid_t::try_from(std::process::id()).map_err(io::Error::other)?;
     let enter = move || {
         let _kept = &namespace;
         let none = std::ptr::null();
         // SAFETY: system calls with numbers, constants and strings that were made before; nothing is allocated or locked between fork and exec.
         unsafe {
+            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))?;
+            // A parent that died before that call sends no signal any more.
+            if libc::getppid() != parent {
+                libc::_exit(127);
+            }
             check(libc::unshare(libc::CLONE_NEWNS))?;
             check(libc::mount(none, c"/".as_ptr(), none, libc::MS_PRIVATE | libc::MS_REC, std::ptr::null()))?;
-            check(libc::mount(source.as_ptr(), place.as_ptr(), none, libc::MS_BIND, std::ptr::null()))?;
-            check(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL, 0, 0, 0))
+            check(libc::mount(source.as_ptr(), place.as_ptr(), none, libc::MS_BIND, std::ptr::null()))
         }
     };
     // SAFETY: `enter` keeps to what is allowed in a forked child, as said there.

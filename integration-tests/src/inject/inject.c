@@ -3,7 +3,7 @@
  *
  *   inject REPORT PROGRAM list                   -- COMMAND...    counts only; the report has every call
  *   inject REPORT PROGRAM fail  AT ROUND [SITE]  -- COMMAND...    the AT-th call (from 1; of those at SITE) fails
- *   inject REPORT PROGRAM kill  AT               -- COMMAND...    SIGKILL instead of the AT-th call
+ *   inject REPORT PROGRAM kill  AT 0 [SITE]      -- COMMAND...    SIGKILL instead of the AT-th call
  *   inject REPORT PROGRAM int   AT AGAIN [SITE]  -- COMMAND...    SIGINT before the AT-th call, and before the AGAIN-th (0: once)
  *   inject REPORT PROGRAM term  AT               -- COMMAND...    SIGTERM
  *   inject REPORT PROGRAM shell AT LINE SITE     -- COMMAND...    a line of shell before the AT-th call at SITE
