@@ -1,9 +1,10 @@
 //! The fuzz targets' decoders (`fuzz/decoders`) on bytes from seeds: honest samples, damaged in every way that a fuzzer damages them. Nothing panics, nothing
-//! lasts, nothing is made outside. Needs no nightly compiler; with `RBUILD_SOAK` in the environment a hundred times as many.
+//! lasts, nothing is made outside. Needs no nightly compiler. Continuous integration runs a sample; `RBUILD_FUZZ_ITERATIONS=1000000` (`make soak`) the whole.
+//! What was found stays in `fuzz/corpus`, from which cargo-fuzz begins as well.
 
 use std::io::Write as _;
 
-use integration_tests::inject;
+use integration_tests::require;
 
 #[path = "../../fuzz/decoders/archive.rs"]
 mod archive;
@@ -79,13 +80,29 @@ fn damaged(sample: &[u8], random: &mut Random) -> Vec<u8> {
     bytes
 }
 
-/// Feeds a decoder with damaged samples; a panic names the seed.
+/// How often a decoder is tried: `RBUILD_FUZZ_ITERATIONS`, as `make soak` sets it, instead of `usual`.
+fn iterations(usual: u64) -> u64 {
+    std::env::var("RBUILD_FUZZ_ITERATIONS").map_or(usual, |count| count.parse().expect("RBUILD_FUZZ_ITERATIONS is a number"))
+}
+
+/// The inputs that are kept for a decoder.
+fn corpus(name: &str) -> Vec<Vec<u8>> {
+    let dir = require::workspace().join("fuzz/corpus").join(name);
+    let mut files: Vec<_> = std::fs::read_dir(&dir).expect("fuzz/corpus").map(|entry| entry.expect("entry").path()).collect();
+    files.sort();
+    assert!(!files.is_empty(), "{} is empty", dir.display());
+    files.iter().map(|file| std::fs::read(file).expect("ours")).collect()
+}
+
+/// Feeds a decoder with its corpus and with damaged samples; a panic names the file or the seed.
 fn feed(name: &str, count: u64, samples: &[Vec<u8>], read: fn(&[u8])) {
-    let count = if inject::is_soak() { count * 100 } else { count };
-    samples.iter().for_each(|sample| read(sample));
+    let count = iterations(count);
+    let kept = corpus(name);
+    samples.iter().chain(&kept).for_each(|sample| read(sample));
+    let samples: Vec<&Vec<u8>> = samples.iter().chain(&kept).collect();
     for seed in 0..count {
         let mut random = Random((seed + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-        let sample = &samples[random.below(samples.len())];
+        let sample = samples[random.below(samples.len())];
         let bytes = damaged(sample, &mut random);
         let outcome = std::panic::catch_unwind(|| read(&bytes));
         assert!(outcome.is_ok(), "{name}: seed {seed} of {count}");
