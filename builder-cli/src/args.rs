@@ -293,7 +293,7 @@ pub(crate) struct BuildArgs {
     /// An ssh agent for RUN --mount=type=ssh: default, or ID=SOCKET
     #[arg(long, value_name = "AGENT", help_heading = INPUTS)]
     pub(crate) ssh: Vec<String>,
-    /// Raise a limit on archives and layers from elsewhere: entries, bytes, path-depth, xattr-bytes, header-bytes, ratio
+    /// Raise a limit on what comes from elsewhere, such as entries, bytes, ratio or layers; errors name it, docs/limits.md lists all
     #[arg(long, value_name = "NAME=VALUE", help_heading = INPUTS)]
     pub(crate) limit: Vec<String>,
     /// Ask the registry again what a tag points to

@@ -20,9 +20,6 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::request::BuildPlan;
 
-/// Longest Dockerfile taken from a context.
-const MAX_DOCKERFILE_BYTES: u64 = 16 << 20;
-
 /// Unpacks the archive on standard input, if the main context of `plan` is one. What was unpacked goes when the result is dropped.
 pub(crate) fn bring(plan: &mut BuildPlan, store: &Store) -> Result<Option<ActiveSnapshot>> {
     let Some(start) = plan.archive.take() else { return Ok(None) };
@@ -30,7 +27,7 @@ pub(crate) fn bring(plan: &mut BuildPlan, store: &Store) -> Result<Option<Active
     let unpacked = unpack(archive, store.tmp_dir()?, store.limits()).context("the context on standard input")?;
     let directory = unpacked.upper();
     if let DockerfileSource::InContext { path } = &plan.options.dockerfile {
-        let (dockerfile, found) = dockerfile(directory, path)?;
+        let (dockerfile, found) = dockerfile(directory, path, store.limits())?;
         plan.options.dockerfile = dockerfile;
         plan.options.includes = IncludeRoot::Context { dockerfile: found };
     }
@@ -48,14 +45,13 @@ fn unpack(archive: &mut dyn Read, tmp: &Path, limits: &Limits) -> Result<ActiveS
     Ok(snapshot)
 }
 
-fn read_text(file: File, name: &str) -> Result<String> {
-    let mut text = String::new();
-    file.take(MAX_DOCKERFILE_BYTES).read_to_string(&mut text).with_context(|| format!("failed to read dockerfile: {name}"))?;
-    Ok(text)
+fn read_text(file: File, name: &str, limits: &Limits) -> Result<String> {
+    let read = limits.read_definition(file).map_err(anyhow::Error::from).and_then(|bytes| Ok(String::from_utf8(bytes)?));
+    read.with_context(|| format!("failed to read dockerfile: {name}"))
 }
 
 /// The Dockerfile of a context that was brought, and its path. It is opened beneath the directory: a link in it can't point at the user's files.
-fn dockerfile(directory: &Path, path: &str) -> Result<(DockerfileSource, String)> {
+fn dockerfile(directory: &Path, path: &str, limits: &Limits) -> Result<(DockerfileSource, String)> {
     let root = RootDir::open(directory)?;
     let lower = Path::new(path).file_name().filter(|name| *name == "Dockerfile").map(|_| Path::new(path).with_file_name("dockerfile"));
     for name in [PathBuf::from(path)].into_iter().chain(lower) {
@@ -64,7 +60,7 @@ fn dockerfile(directory: &Path, path: &str) -> Result<(DockerfileSource, String)
                 let file = File::from(file);
                 ensure!(file.metadata()?.is_file(), "failed to read dockerfile: {} is no file", name.display());
                 let name = name.display().to_string();
-                let text = read_text(file, &name)?;
+                let text = read_text(file, &name, limits)?;
                 return Ok((DockerfileSource::Text { name: name.clone(), text }, name));
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
@@ -86,9 +82,11 @@ mod tests {
         std::fs::write(dir.path().join("secret"), "secret").expect("file");
         std::fs::write(inside.join("dockerfile"), "FROM scratch").expect("file");
         std::os::unix::fs::symlink("../secret", inside.join("link")).expect("link");
-        assert!(matches!(dockerfile(&inside, "Dockerfile").expect("lower case").0, DockerfileSource::Text { text, .. } if text == "FROM scratch"));
+        assert!(
+            matches!(dockerfile(&inside, "Dockerfile", &Limits::default()).expect("lower case").0, DockerfileSource::Text { text, .. } if text == "FROM scratch")
+        );
         for bad in ["link", "missing", "../secret"] {
-            assert!(dockerfile(&inside, bad).is_err(), "{bad}");
+            assert!(dockerfile(&inside, bad, &Limits::default()).is_err(), "{bad}");
         }
     }
 }

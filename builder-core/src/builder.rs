@@ -52,7 +52,7 @@ pub struct BuilderConfig {
     pub credentials: Arc<dyn CredentialProvider>,
     /// The text of the machine's resolv.conf, for steps that use its network.
     pub resolv_conf: Vec<u8>,
-    /// What layers and archives from elsewhere may cost.
+    /// What may come from elsewhere: archives, images, answers of servers.
     pub limits: Limits,
     /// The resolv.conf of a resolver that listens on a loopback address of this machine: which servers it asks. For steps with another network.
     pub upstream_resolv_conf: Vec<u8>,
@@ -96,7 +96,8 @@ impl Builder {
     ///
     /// # Errors
     /// A store that cannot be made or opened.
-    pub fn new(config: BuilderConfig) -> Result<Self, StoreError> {
+    pub fn new(mut config: BuilderConfig) -> Result<Self, StoreError> {
+        config.registries.limits.clone_from(&config.limits);
         Ok(Self { store: Arc::new(Store::open(&config.root)?.limited(config.limits.clone())), config })
     }
 
@@ -281,8 +282,8 @@ impl Build<'_> {
         let Some(found) = self.request.contexts.get(context) else {
             return Answer::Failed(format!("there is no build context named {context:?}"));
         };
-        let (context, path) = (found.clone(), path.to_owned());
-        let read = Blocking::new(1).run(move || definition::read_local(&context, &path)).await;
+        let (context, path, store) = (found.clone(), path.to_owned(), Arc::clone(self.store));
+        let read = Blocking::new(1).run(move || definition::read_local(&context, &path, store.limits())).await;
         read.unwrap_or_else(|error| Answer::Failed(error.to_string()))
     }
 

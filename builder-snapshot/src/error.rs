@@ -99,6 +99,18 @@ impl SnapshotError {
     }
 }
 
+/// There is more of something than a limit allows, which protects against bombs and has a name by which it can be raised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("more than {limit} {what}; if that is right, raise the limit with --limit {name}=N")]
+pub struct LimitReached {
+    /// The limit's name.
+    pub name: &'static str,
+    /// What there is too much of.
+    pub what: &'static str,
+    /// The limit.
+    pub limit: u64,
+}
+
 /// Layers as tar, both ways.
 #[derive(Debug, thiserror::Error)]
 pub enum LayerError {
@@ -125,15 +137,8 @@ pub enum LayerError {
         reason: String,
     },
     /// A limit that protects against bombs.
-    #[error("the tar has more than {limit} {what}; if that is right, raise the limit with --limit {name}=N")]
-    Limit {
-        /// The limit's name.
-        name: &'static str,
-        /// What there is too much of.
-        what: &'static str,
-        /// The limit.
-        limit: u64,
-    },
+    #[error("the tar has {0}")]
+    Limit(LimitReached),
     /// A hard link to nothing.
     #[error("tar entry {entry:?} is a hard link to {target:?}, which is no file of this or a lower layer")]
     LinkTarget {

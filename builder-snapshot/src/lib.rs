@@ -34,7 +34,7 @@ pub mod user_namespace;
 mod error;
 
 pub use digest::{Hasher, Sha256Digest};
-pub use error::{LayerError, SnapshotError};
+pub use error::{LayerError, LimitReached, SnapshotError};
 pub use path::{PathError, TreePath};
 pub use stop::StopSignal;
 pub use user_namespace::enter_user_namespace;

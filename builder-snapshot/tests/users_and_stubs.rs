@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use builder_snapshot::TreePath;
 use builder_snapshot::exec::stubs::{self, StubKind};
-use builder_snapshot::exec::{ResolvedUser, resolve_owner, resolve_user};
+use builder_snapshot::exec::{ResolvedUser, USER_DATABASE_BYTES, resolve_owner, resolve_user};
 use builder_snapshot::tree::MergedTree;
 
 fn layer(files: &[(&str, &str)]) -> (tempfile::TempDir, MergedTree) {
@@ -45,7 +45,7 @@ fn e1_8_user_forms() {
         ("nohome", user(40, 41, &[], "/")),
         (":users", user(0, 100, &[], "/root")),
     ] {
-        assert_eq!(resolve_user(text, &tree).expect(text), expected, "{text:?}");
+        assert_eq!(resolve_user(text, &tree, USER_DATABASE_BYTES).expect(text), expected, "{text:?}");
     }
     for (text, words) in [
         ("nobody", "no user \"nobody\" in /etc/passwd"),
@@ -54,7 +54,7 @@ fn e1_8_user_forms() {
         ("4294967295", "larger than"),
         ("a:b:c", "more than one colon"),
     ] {
-        let error = resolve_user(text, &tree).expect_err(text).to_string();
+        let error = resolve_user(text, &tree, USER_DATABASE_BYTES).expect_err(text).to_string();
         assert!(error.contains(words), "{text:?}: {error}");
     }
 }
@@ -72,29 +72,29 @@ fn a9_8_owner_forms() {
         ("7:root", (7, 0)),
         (":8", (0, 8)),
     ] {
-        assert_eq!(resolve_owner(text, Some(&tree)).expect(text), expected, "{text:?}");
+        assert_eq!(resolve_owner(text, Some(&tree), USER_DATABASE_BYTES).expect(text), expected, "{text:?}");
     }
-    assert!(resolve_owner("nobody", Some(&tree)).is_err() && resolve_owner("5:none", Some(&tree)).is_err());
+    assert!(resolve_owner("nobody", Some(&tree), USER_DATABASE_BYTES).is_err() && resolve_owner("5:none", Some(&tree), USER_DATABASE_BYTES).is_err());
     for (text, expected) in [("5", Some((5, 5))), ("root:0", Some((0, 0))), ("operator", None), ("5:users", None)] {
-        assert_eq!(resolve_owner(text, None).ok(), expected, "{text:?}");
+        assert_eq!(resolve_owner(text, None, USER_DATABASE_BYTES).ok(), expected, "{text:?}");
     }
 }
 
 #[test]
 fn ghsa_72x6_hostile_user_files_are_refused_without_being_read() {
     let (directory, tree) = layer(&[("etc/group", GROUP)]);
-    assert_eq!(resolve_user("12", &tree).expect("no passwd"), user(12, 0, &[], "/"));
-    assert!(resolve_user("operator", &tree).is_err());
+    assert_eq!(resolve_user("12", &tree, USER_DATABASE_BYTES).expect("no passwd"), user(12, 0, &[], "/"));
+    assert!(resolve_user("operator", &tree, USER_DATABASE_BYTES).is_err());
     let passwd = directory.path().join("etc/passwd");
     let refused = |words: &str| {
         let tree = MergedTree::open(&[directory.path().to_owned()]).expect("open");
-        let error = resolve_user("operator", &tree).expect_err(words).to_string();
+        let error = resolve_user("operator", &tree, USER_DATABASE_BYTES).expect_err(words).to_string();
         assert!(error.contains(words), "{error}");
-        assert_eq!(resolve_user("1:2", &tree).expect("numbers need no file"), user(1, 2, &[], "/"));
+        assert_eq!(resolve_user("1:2", &tree, USER_DATABASE_BYTES).expect("numbers need no file"), user(1, 2, &[], "/"));
     };
     let file = std::fs::File::create(&passwd).expect("create");
     file.set_len(5 << 30).expect("a sparse file");
-    refused("larger than 10485760 bytes");
+    refused("more than 10485760 bytes; if that is right, raise the limit with --limit user-database-bytes=N");
     std::fs::remove_file(&passwd).expect("rm");
     rustix::fs::mknodat(rustix::fs::CWD, &passwd, rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU, 0).expect("mkfifo");
     refused("not a regular file");

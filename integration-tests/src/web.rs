@@ -14,18 +14,33 @@ use crate::require;
 /// When there is no port.
 #[must_use]
 pub fn answering(headers: &str, body: &[u8]) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    let address = format!("http://{}", listener.local_addr().expect("bound"));
     let answer = format!("HTTP/1.1 200 OK\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n", body.len());
     let body = body.to_owned();
+    replying(move |_, request| {
+        let mut reply = answer.clone().into_bytes();
+        if !request.starts_with("HEAD") {
+            reply.extend_from_slice(&body);
+        }
+        reply
+    })
+}
+
+/// The address of a server whose answers, status line and all, are made of its own address and of the request's head.
+///
+/// # Panics
+/// When there is no port.
+#[must_use]
+pub fn replying(reply: impl Fn(&str, &str) -> Vec<u8> + Send + 'static) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("bound"));
+    let own = address.clone();
     std::thread::spawn(move || {
         for client in listener.incoming() {
             let mut client = client.expect("a client");
-            let mut request = BufReader::new(client.try_clone().expect("a socket")).lines();
-            let head = request.next().and_then(Result::ok).unwrap_or_default().starts_with("HEAD");
-            request.map_while(Result::ok).find(String::is_empty);
+            let request = BufReader::new(client.try_clone().expect("a socket")).lines().map_while(Result::ok);
+            let head: Vec<String> = request.take_while(|line| !line.is_empty()).collect();
             // A client that has gone away has what it wanted.
-            let _ = client.write_all(answer.as_bytes()).and_then(|()| if head { Ok(()) } else { client.write_all(&body) });
+            let _ = client.write_all(&reply(&own, &head.join("\n")));
         }
     });
     address

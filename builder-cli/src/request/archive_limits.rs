@@ -1,6 +1,6 @@
-//! `--limit`: what archives and layers from elsewhere may cost.
+//! `--limit`: what archives, images and servers may cost.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow};
 use builder_core::content::Limits;
 
 use super::steps::size;
@@ -10,9 +10,7 @@ pub(crate) fn limits(given: &[String]) -> Result<Limits> {
     let mut limits = Limits::default();
     for text in given {
         let (name, value) = text.split_once('=').with_context(|| format!("invalid --limit {text:?}: expected NAME=VALUE"))?;
-        if !limits.set(name, size("--limit", value)?) {
-            bail!("invalid --limit {text:?}: there is no limit {name:?}; there are {}", Limits::NAMES.join(", "));
-        }
+        limits.set(name, size("--limit", value)?).map_err(|reason| anyhow!("invalid --limit {text:?}: {reason}"))?;
     }
     Ok(limits)
 }

@@ -46,7 +46,7 @@ use builder_snapshot::user_namespace::IdMap;
 
 pub use blobs::{BlobStore, BlobWriter};
 pub use leases::{Families, Leases, StepLease};
-pub use limits::{Counted, Limits};
+pub use limits::{Counted, Limits, WindowTooLarge};
 pub use locks::{KeyLock, KeyLocks};
 pub use stack::{Stack, StackLayer};
 

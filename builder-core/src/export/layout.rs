@@ -11,7 +11,8 @@ use super::archive::Archive;
 use super::documents::{Blob, Documents};
 use super::{ExportError, write_file};
 use crate::content::Store;
-use crate::oci::manifest::{Document, Index, MAX_MANIFEST_BYTES, to_json};
+use crate::oci::DocumentLimits;
+use crate::oci::manifest::{Document, Index, to_json};
 use crate::oci::{Descriptor, Reference, media};
 
 const LAYOUT_VERSION: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
@@ -122,10 +123,11 @@ pub(super) fn write_directory(
 
 /// What a layout lists already, without what the new entries replace.
 fn merged(index: &Path, new: Vec<Descriptor>) -> Vec<Descriptor> {
+    let limits = DocumentLimits::default();
     let read = || {
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(File::open(index).ok()?, MAX_MANIFEST_BYTES), &mut bytes).ok()?;
-        match Document::parse(&bytes, None).ok()? {
+        io::Read::read_to_end(&mut io::Read::take(File::open(index).ok()?, limits.manifest_bytes), &mut bytes).ok()?;
+        match Document::parse(&bytes, None, &limits).ok()? {
             Document::Index(index) => Some(index.manifests),
             Document::Manifest(_) => None,
         }

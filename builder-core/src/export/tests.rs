@@ -13,6 +13,7 @@ use super::*;
 use crate::cache::{Commit, Record};
 use crate::content::{Stack, StackLayer};
 use crate::frontend::{NeedLocation, ResolvedImage};
+use crate::oci::DocumentLimits;
 use crate::oci::manifest::{Document, Index, Manifest, to_json};
 use crate::oci::{DiffId, ImageDocument, media};
 use crate::registry::{NoCredentials, RegistryConfig};
@@ -161,13 +162,13 @@ fn verified(dir: &Path) -> Vec<Manifest> {
         assert_eq!((Sha256Digest::of(&bytes), bytes.len() as u64), (entry.digest, entry.size));
         bytes
     };
-    let mut todo = match Document::parse(&fs::read(dir.join("index.json")).expect("index"), None).expect("valid") {
+    let mut todo = match Document::parse(&fs::read(dir.join("index.json")).expect("index"), None, &DocumentLimits::default()).expect("valid") {
         Document::Index(index) => index.manifests,
         Document::Manifest(_) => panic!("no index"),
     };
     let mut found = Vec::new();
     while let Some(entry) = todo.pop() {
-        match Document::parse(&blob(&entry), Some(&entry.media_type)).expect("valid") {
+        match Document::parse(&blob(&entry), Some(&entry.media_type), &DocumentLimits::default()).expect("valid") {
             Document::Index(index) => todo.extend(index.manifests.into_iter().rev()),
             Document::Manifest(manifest) => {
                 let config: ImageDocument = serde_json::from_slice(&blob(&manifest.config)).expect("config");
@@ -175,7 +176,10 @@ fn verified(dir: &Path) -> Vec<Manifest> {
                 for (diff_id, layer) in config.rootfs.diff_ids.iter().zip(&manifest.layers) {
                     let packed = blob(layer);
                     let mut tar = Vec::new();
-                    crate::layer::Unpacked::new(&mut &packed[..]).expect("packed").read_to_end(&mut tar).expect("unpacks");
+                    crate::layer::Unpacked::new(&mut &packed[..], &crate::content::Limits::default())
+                        .expect("packed")
+                        .read_to_end(&mut tar)
+                        .expect("unpacks");
                     assert_eq!(Sha256Digest::of(&tar).to_string(), *diff_id);
                 }
                 found.push(manifest);
@@ -233,7 +237,7 @@ async fn d3_several_platforms_make_an_index_in_their_order() {
     arm.document.architecture = "arm64".into();
     bench.export(bench.output(OutputKind::Oci { tar: false }, "out"), &["x"], &[arm, amd]).await.expect("exported");
     let index = fs::read(bench.out("out/index.json")).expect("index");
-    let Ok(Document::Index(index)) = Document::parse(&index, None) else { panic!("no index") };
+    let Ok(Document::Index(index)) = Document::parse(&index, None, &DocumentLimits::default()) else { panic!("no index") };
     assert_eq!(index.manifests[0].media_type, media::OCI_INDEX);
     assert_eq!(verified(&bench.out("out")).len(), 2);
 }

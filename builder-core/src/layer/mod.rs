@@ -28,7 +28,7 @@ use crate::tripwire::{self, Found, Tripwire, Watched};
 
 pub use compress::{Compressor, WRITER, threads};
 use pieces::Memory;
-pub(crate) use unpack::Unpacked;
+pub(crate) use unpack::{Unpacked, Zstd};
 
 /// Why a layer could not be made into a blob.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +163,7 @@ pub fn recompressed(
         return Ok(known);
     }
     let mut packed = BufReader::with_capacity(64 * 1024, store.blobs().open(digest)?);
-    let mut tar = Stoppable::new(Unpacked::new(&mut packed)?, stop.clone());
+    let mut tar = Stoppable::new(Unpacked::new(&mut packed, store.limits())?, stop.clone());
     let mut blob = store.blobs().writer()?;
     let memory = Arc::new(Memory::of(store, compression));
     let mut writer = Compressor::new(compression, threads, &mut blob).with_memory(Arc::clone(&memory));

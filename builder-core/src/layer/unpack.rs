@@ -2,13 +2,14 @@
 
 use std::io::{self, BufRead, Read};
 
+use crate::content::{Limits, WindowTooLarge};
 use crate::oci::media::Packing;
 
 /// Reads a layer's blob as the tar that is in it, whatever packs it.
 pub(crate) enum Unpacked<'a, R: BufRead> {
     Plain(Whole<'a, R>),
     Gzip(Box<flate2::bufread::MultiGzDecoder<Whole<'a, R>>>),
-    Zstd(Box<zstd::stream::read::Decoder<'static, Whole<'a, R>>>),
+    Zstd(Box<Zstd<Whole<'a, R>>>),
 }
 
 /// A blob whose first bytes have been looked at.
@@ -17,9 +18,35 @@ type Whole<'a, R> = io::Chain<io::Take<io::Cursor<[u8; SNIFFED_BYTES]>>, &'a mut
 /// Bytes that tell how a blob is packed.
 const SNIFFED_BYTES: usize = 4;
 
+/// A zstd stream whose window takes no more memory than the limit.
+pub(crate) struct Zstd<R: BufRead> {
+    decoder: zstd::stream::read::Decoder<'static, R>,
+    bound: WindowTooLarge,
+}
+
+impl<R: BufRead> Zstd<R> {
+    /// Begins to read `packed`.
+    pub(crate) fn new(packed: R, limits: &Limits) -> io::Result<Self> {
+        let mut decoder = zstd::stream::read::Decoder::with_buffer(packed)?;
+        // The library knows powers of two between these only.
+        decoder.window_log_max(limits.window_bytes.max(1).ilog2().clamp(10, 31))?;
+        Ok(Self { decoder, bound: limits.window() })
+    }
+}
+
+impl<R: BufRead> Read for Zstd<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // The library says this in words only.
+        self.decoder.read(buffer).map_err(|error| match error.to_string() {
+            text if text.contains("requires too much memory") => io::Error::other(self.bound),
+            _ => error,
+        })
+    }
+}
+
 impl<'a, R: BufRead> Unpacked<'a, R> {
     /// Looks at the first bytes.
-    pub(crate) fn new(packed: &'a mut R) -> io::Result<Self> {
+    pub(crate) fn new(packed: &'a mut R, limits: &Limits) -> io::Result<Self> {
         let mut start = [0; SNIFFED_BYTES];
         // They may come one by one.
         let mut size = 0;
@@ -36,7 +63,7 @@ impl<'a, R: BufRead> Unpacked<'a, R> {
         Ok(match packing {
             Packing::Plain => Self::Plain(whole),
             Packing::Gzip => Self::Gzip(Box::new(flate2::bufread::MultiGzDecoder::new(whole))),
-            Packing::Zstd => Self::Zstd(Box::new(zstd::stream::read::Decoder::with_buffer(whole)?)),
+            Packing::Zstd => Self::Zstd(Box::new(Zstd::new(whole, limits)?)),
         })
     }
 }
@@ -76,7 +103,7 @@ mod tests {
                 writer.finish().expect("finish");
                 let mut reader = BufReader::new(Drip(&packed));
                 let mut found = Vec::new();
-                Unpacked::new(&mut reader).expect("begun").read_to_end(&mut found).expect("read");
+                Unpacked::new(&mut reader, &Limits::default()).expect("begun").read_to_end(&mut found).expect("read");
                 assert!(found == data, "{compression:?}");
             }
         }

@@ -14,16 +14,8 @@ use std::fmt;
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, Serialize};
 
-use super::{Platform, Sha256Digest, media};
-
-/// Largest manifest or index that is read, in bytes: what registries commonly accept.
-pub const MAX_MANIFEST_BYTES: u64 = 4 * 1024 * 1024;
-/// Largest image config that is read, in bytes. Real ones have some ten KiB.
-pub const MAX_CONFIG_BYTES: u64 = 8 * 1024 * 1024;
-/// Most layers of an image: far above what runtimes can mount, low enough to bound what a hostile manifest costs.
-pub const MAX_LAYERS: usize = 2048;
-/// Deepest nesting of JSON that is followed.
-const MAX_JSON_DEPTH: usize = 64;
+use super::{DocumentLimits, Platform, Sha256Digest, media};
+use builder_snapshot::LimitReached;
 
 /// What a manifest says about a blob.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -152,6 +144,9 @@ pub enum DocumentError {
     /// No JSON, or not the fields that the specification asks for.
     #[error("it is no valid manifest: {0}")]
     Malformed(String),
+    /// There is too much of something.
+    #[error("it has {0}")]
+    Limit(LimitReached),
     /// It can be read in two ways.
     #[error("it is ambiguous: {0}")]
     Ambiguous(String),
@@ -168,13 +163,11 @@ impl Document {
     ///
     /// # Errors
     /// For everything that is not plainly one manifest or one index.
-    pub fn parse(raw: &[u8], said: Option<&str>) -> Result<Self, DocumentError> {
-        let fields = top_level_keys(raw).map_err(|e| {
-            if e.is_data() && e.to_string().contains(REPEATED) {
-                DocumentError::Ambiguous(e.to_string())
-            } else {
-                DocumentError::Malformed(e.to_string())
-            }
+    pub fn parse(raw: &[u8], said: Option<&str>, limits: &DocumentLimits) -> Result<Self, DocumentError> {
+        let fields = top_level_keys(raw, limits.json_depth).map_err(|e| match e.to_string() {
+            _ if is_too_deep(&e) => DocumentError::Limit(limits.json()),
+            text if e.is_data() && text.contains(REPEATED) => DocumentError::Ambiguous(text),
+            text => DocumentError::Malformed(text),
         })?;
         let has = |key: &str| fields.iter().any(|field| field == key);
         if has("fslayers") || has("signatures") {
@@ -212,14 +205,14 @@ impl Document {
             }
             _ => {}
         }
-        if index { parse_index(raw).map(Self::Index) } else { parse_manifest(raw).map(Self::Manifest) }
+        if index { parse_index(raw).map(Self::Index) } else { parse_manifest(raw, limits).map(Self::Manifest) }
     }
 }
 
-fn parse_manifest(raw: &[u8]) -> Result<Manifest, DocumentError> {
+fn parse_manifest(raw: &[u8], limits: &DocumentLimits) -> Result<Manifest, DocumentError> {
     let read: oci_spec::image::ImageManifest = serde_json::from_slice(raw).map_err(|e| DocumentError::Malformed(e.to_string()))?;
-    if read.layers().len() > MAX_LAYERS {
-        return Err(DocumentError::Malformed(format!("it has {} layers, more than {MAX_LAYERS}", read.layers().len())));
+    if read.layers().len() > limits.layers {
+        return Err(DocumentError::Limit(limits.layers()));
     }
     Ok(Manifest {
         schema_version: 2,
@@ -301,26 +294,36 @@ const REPEATED: &str = "key is repeated";
 /// Objects whose keys are no field names of the specification's, in lower case.
 const NAMED_BY_USERS: [&str; 4] = ["annotations", "labels", "exposedports", "volumes"];
 
+/// Marks the error about nesting.
+const TOO_DEEP: &str = "it is nested too deeply";
+
+/// Whether JSON is nested deeper than the limit, or than its reader follows.
+fn is_too_deep(error: &serde_json::Error) -> bool {
+    let text = error.to_string();
+    text.contains(TOO_DEEP) || text.starts_with("recursion limit exceeded")
+}
+
 /// Refuses a config document that can be read in two ways: with a key that is repeated, in whatever case.
 ///
 /// # Errors
 /// Such a key, or no JSON object.
-pub(crate) fn check_config(raw: &[u8]) -> Result<(), String> {
-    top_level_keys(raw).map(drop).map_err(|e| e.to_string())
+pub(crate) fn check_config(raw: &[u8], limits: &DocumentLimits) -> Result<(), String> {
+    top_level_keys(raw, limits.json_depth).map(drop).map_err(|e| if is_too_deep(&e) { format!("it has {}", limits.json()) } else { e.to_string() })
 }
 
 /// The keys of the outermost object in lower case. Walks the whole document, so that a key that is repeated anywhere is found: parsers disagree on which
 /// of two equal keys counts.
-fn top_level_keys(raw: &[u8]) -> serde_json::Result<Vec<String>> {
+fn top_level_keys(raw: &[u8], max_depth: usize) -> serde_json::Result<Vec<String>> {
     let mut keys = Vec::new();
     let mut from = serde_json::Deserializer::from_slice(raw);
-    Walk { depth: 0, fold: true, keys: Some(&mut keys) }.deserialize(&mut from)?;
+    Walk { left: max_depth, fold: true, keys: Some(&mut keys) }.deserialize(&mut from)?;
     from.end()?;
     Ok(keys)
 }
 
 struct Walk<'a> {
-    depth: usize,
+    /// Levels that may still be below.
+    left: usize,
     /// Whether keys are field names. Go's decoder matches those in any case, so `Layers` and `layers` would be one key to it and two to us.
     fold: bool,
     keys: Option<&'a mut Vec<String>>,
@@ -330,9 +333,6 @@ impl<'de> DeserializeSeed<'de> for Walk<'_> {
     type Value = ();
 
     fn deserialize<D: de::Deserializer<'de>>(self, from: D) -> Result<(), D::Error> {
-        if self.depth > MAX_JSON_DEPTH {
-            return Err(de::Error::custom("it is nested too deeply"));
-        }
         if self.keys.is_some() { from.deserialize_map(self) } else { from.deserialize_any(self) }
     }
 }
@@ -345,13 +345,14 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
+        let left = self.left.checked_sub(1).ok_or_else(|| de::Error::custom(TOO_DEEP))?;
         let mut seen = std::collections::HashSet::new();
         while let Some(key) = map.next_key::<String>()? {
             if !seen.insert(if self.fold { key.to_lowercase() } else { key.clone() }) {
                 return Err(de::Error::custom(format!("{key:?}: {REPEATED}")));
             }
             let fold = self.fold && !NAMED_BY_USERS.contains(&key.to_ascii_lowercase().as_str());
-            map.next_value_seed(Walk { depth: self.depth + 1, fold, keys: None })?;
+            map.next_value_seed(Walk { left, fold, keys: None })?;
         }
         if let Some(keys) = self.keys {
             keys.extend(seen);
@@ -360,7 +361,8 @@ impl<'de> Visitor<'de> for Walk<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
-        while seq.next_element_seed(Walk { depth: self.depth + 1, fold: self.fold, keys: None })?.is_some() {}
+        let left = self.left.checked_sub(1).ok_or_else(|| de::Error::custom(TOO_DEEP))?;
+        while seq.next_element_seed(Walk { left, fold: self.fold, keys: None })?.is_some() {}
         Ok(())
     }
 
@@ -397,6 +399,10 @@ mod tests {
 
     const D: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
+    fn parse(raw: &[u8], said: Option<&str>) -> Result<Document, DocumentError> {
+        Document::parse(raw, said, &DocumentLimits::default())
+    }
+
     fn manifest() -> String {
         format!(
             r#"{{"schemaVersion":2,"mediaType":"{m}","config":{{"mediaType":"{c}","digest":"{D}","size":0}},"layers":[{{"mediaType":"{l}","digest":"{D}","size":0}}]}}"#,
@@ -408,12 +414,11 @@ mod tests {
 
     #[test]
     fn f4_reads_a_manifest_and_keeps_its_parts() {
-        let Ok(Document::Manifest(read)) = Document::parse(manifest().as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8"))
-        else {
+        let Ok(Document::Manifest(read)) = parse(manifest().as_bytes(), Some("application/vnd.oci.image.manifest.v1+json; charset=utf-8")) else {
             panic!("no manifest");
         };
         assert_eq!(read.layers[0].media_type, media::OCI_LAYER_GZIP);
-        assert_eq!(Document::parse(&to_json(&read), None), Ok(Document::Manifest(read)));
+        assert_eq!(parse(&to_json(&read), None), Ok(Document::Manifest(read)));
     }
 
     #[test]
@@ -424,17 +429,17 @@ mod tests {
         let twice = manifest.replacen('{', r#"{"schemaVersion":2,"#, 1);
         let nested = manifest.replace(r#""size":0}]"#, r#""size":0,"size":1}]"#);
         for bad in [&both, &other_case, &twice, &nested] {
-            assert!(matches!(Document::parse(bad.as_bytes(), None), Err(DocumentError::Ambiguous(_))), "{bad}");
+            assert!(matches!(parse(bad.as_bytes(), None), Err(DocumentError::Ambiguous(_))), "{bad}");
         }
-        assert!(matches!(Document::parse(manifest.as_bytes(), Some(media::OCI_INDEX)), Err(DocumentError::Ambiguous(_))));
+        assert!(matches!(parse(manifest.as_bytes(), Some(media::OCI_INDEX)), Err(DocumentError::Ambiguous(_))));
         let as_index = manifest.replace(media::OCI_MANIFEST, media::OCI_INDEX);
-        assert!(matches!(Document::parse(as_index.as_bytes(), None), Err(DocumentError::Ambiguous(_))));
+        assert!(matches!(parse(as_index.as_bytes(), None), Err(DocumentError::Ambiguous(_))));
     }
 
     proptest! {
         #[test]
         fn any_bytes_are_read_without_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _outcome = Document::parse(&bytes, None);
+            let _outcome = parse(&bytes, None);
         }
 
         #[test]
@@ -443,8 +448,8 @@ mod tests {
             let at = at % bytes.len();
             bytes[at] = byte;
             // What is read is what is written again: nothing is understood in two ways.
-            if let Ok(Document::Manifest(read)) = Document::parse(&bytes, None) {
-                prop_assert_eq!(Document::parse(&to_json(&read), None), Ok(Document::Manifest(read)));
+            if let Ok(Document::Manifest(read)) = parse(&bytes, None) {
+                prop_assert_eq!(parse(&to_json(&read), None), Ok(Document::Manifest(read)));
             }
         }
     }
@@ -457,9 +462,9 @@ mod tests {
         let trailing = format!("{manifest}x");
         let deep = format!(r#"{{"schemaVersion":2,"a":{}{}}}"#, "[".repeat(100), "]".repeat(100));
         for bad in [traversal.as_str(), &sha512, &trailing, &deep, "", "[]", "{}", r#"{"schemaVersion":2}"#, r#"{"schemaVersion":3,"layers":[]}"#] {
-            assert!(Document::parse(bad.as_bytes(), None).is_err(), "{bad}");
+            assert!(parse(bad.as_bytes(), None).is_err(), "{bad}");
         }
-        assert_eq!(Document::parse(br#"{"schemaVersion":1,"fsLayers":[]}"#, None), Err(DocumentError::SchemaOne));
+        assert_eq!(parse(br#"{"schemaVersion":1,"fsLayers":[]}"#, None), Err(DocumentError::SchemaOne));
     }
 
     #[test]

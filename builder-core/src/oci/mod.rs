@@ -1,6 +1,7 @@
 //! The vocabulary of images: references, platforms, digests, configs. Types only, no I/O.
 
 pub mod config;
+pub mod limits;
 pub mod manifest;
 pub mod media;
 pub mod platform;
@@ -8,6 +9,7 @@ pub mod reference;
 
 pub use builder_snapshot::Sha256Digest;
 pub use config::{History, ImageConfig, ImageDocument};
+pub use limits::{DocumentLimits, JSON_DEPTH_OF_THE_READER};
 pub use manifest::Descriptor;
 pub use platform::Platform;
 pub use reference::Reference;

@@ -1,7 +1,5 @@
 //! Blobs as streams that survive broken connections: after a failure the stream goes on where it stopped, on the same host or the next.
 
-use std::time::Instant;
-
 use bytes::Bytes;
 use reqwest::header::{CONTENT_RANGE, HeaderValue};
 use reqwest::{Method, Response, StatusCode};
@@ -9,15 +7,13 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use super::client::{Patience, Registry};
 use super::request::{Again, Ask, Failure, network_error, protocol_error};
-use super::transport::reason;
+use super::transport::{Pace, reason};
 use super::{Endpoint, RegistryError};
 use crate::oci::manifest::Descriptor;
 use crate::oci::{Reference, Sha256Digest};
 
 /// Bytes that have to come before earlier failures are forgotten: a host that breaks off after every byte shall not keep us for hours.
 const PROGRESS_BYTES: u64 = 64 * 1024;
-/// Bytes that have to come within each `idle_timeout`: less is no download, however regularly it drips.
-const TRICKLE_BYTES: u64 = 4 * 1024;
 
 /// The bytes of one blob, in order. Its size is checked here, its digest by whoever writes the bytes down (they are hashed only once).
 pub struct BlobStream<'a> {
@@ -35,8 +31,7 @@ pub struct BlobStream<'a> {
     failures: u32,
     /// Where the last failure was.
     failed_at: u64,
-    /// When the bytes of the current window began to be counted, and where.
-    window: (Instant, u64),
+    pace: Pace,
     permit: Option<(String, OwnedSemaphorePermit)>,
 }
 
@@ -76,7 +71,7 @@ impl Registry {
             skip: 0,
             failures: 0,
             failed_at: 0,
-            window: (Instant::now(), 0),
+            pace: Pace::from(0),
             permit: None,
         }
     }
@@ -114,7 +109,7 @@ impl BlobStream<'_> {
                     if self.offset - self.failed_at >= PROGRESS_BYTES {
                         self.failures = 0;
                     }
-                    if self.trickles() {
+                    if self.offset < self.size_bytes && self.pace.is_a_trickle(self.offset, &self.registry.config.retry) {
                         self.response = None;
                         let detail = format!("{} comes too slowly: {} of {} bytes so far", self.digest, self.offset, self.size_bytes);
                         let error = network_error(&self.host(), detail);
@@ -139,16 +134,6 @@ impl BlobStream<'_> {
                 }
             }
         }
-    }
-
-    /// Whether a whole window passed with hardly a byte.
-    fn trickles(&mut self) -> bool {
-        let (since, from) = self.window;
-        if self.offset == self.size_bytes || since.elapsed() < self.registry.config.retry.idle_timeout {
-            return false;
-        }
-        self.window = (Instant::now(), self.offset);
-        self.offset - from < TRICKLE_BYTES
     }
 
     /// The host in use, for messages.
@@ -190,7 +175,7 @@ impl BlobStream<'_> {
                         (None, _) => 0,
                     };
                     self.response = Some(response);
-                    self.window = (Instant::now(), self.offset);
+                    self.pace = Pace::from(self.offset);
                     return Ok(());
                 }
                 Err(failure) => self.recover(failure).await?,

@@ -9,10 +9,10 @@ use reqwest::{Method, Response};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::blob::BlobStream;
-use super::request::{Ask, protocol_error, read_bounded};
+use super::request::{Ask, protocol_error};
 use super::token::TokenCache;
 use super::{CredentialProvider, Credentials, Endpoint, RegistryConfig, RegistryError, endpoints};
-use crate::oci::manifest::{Descriptor, Document, MAX_MANIFEST_BYTES};
+use crate::oci::manifest::{Descriptor, Document};
 use crate::oci::{Reference, Sha256Digest, media};
 
 /// Most tries at a mirror: the registry itself is there as well.
@@ -139,7 +139,7 @@ impl Registry {
             let mirror = n + 1 < places.len();
             match self.manifest_from(endpoint, &ask, &selector, wanted, self.attempts(patience, mirror)).await {
                 // What a mirror makes of a tag has no digest to be compared with; at least it must be a document.
-                Ok(found) => match Document::parse(&found.bytes, found.media_type.as_deref()) {
+                Ok(found) => match Document::parse(&found.bytes, found.media_type.as_deref(), &self.config.limits.documents) {
                     Err(error) if mirror => last = protocol_error(&endpoint.name, format!("with what is no manifest: {error}")),
                     _ => return Ok(found),
                 },
@@ -163,16 +163,17 @@ impl Registry {
             let response = self.send(endpoint, ask, attempts).await.map_err(|failure| failure.error)?;
             let said = content_digest(&response);
             let media_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).map(str::to_owned);
-            let bytes = match read_bounded(response, MAX_MANIFEST_BYTES, &endpoint.host, &format!("manifest {selector}")).await {
-                Ok(bytes) => bytes,
-                // The connection broke within the body.
-                Err(RegistryError::Network { .. }) if tries + 1 < attempts => {
-                    self.wait(tries, None).await;
-                    tries += 1;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
+            let bytes =
+                match self.read_bounded(response, self.config.limits.documents.manifest(), &endpoint.host, &format!("manifest {selector}")).await {
+                    Ok(bytes) => bytes,
+                    // The connection broke within the body.
+                    Err(RegistryError::Network { .. }) if tries + 1 < attempts => {
+                        self.wait(tries, None).await;
+                        tries += 1;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
             let digest = Sha256Digest::of(&bytes);
             for expected in wanted.into_iter().chain(said.as_ref()) {
                 if *expected != digest {
@@ -183,13 +184,14 @@ impl Registry {
         }
     }
 
-    /// Gets a small blob (a config) whole, checked.
+    /// Gets a config whole, checked.
     ///
     /// # Errors
     /// As the registry answers; sizes and digests other than `descriptor`'s.
-    pub async fn small_blob(&self, reference: &Reference, descriptor: &Descriptor, limit_bytes: u64) -> Result<Vec<u8>, RegistryError> {
-        if descriptor.size > limit_bytes {
-            return Err(RegistryError::TooLarge { host: reference.domain.clone(), what: descriptor.digest.to_string(), limit_bytes });
+    pub async fn config(&self, reference: &Reference, descriptor: &Descriptor) -> Result<Vec<u8>, RegistryError> {
+        let reached = self.config.limits.documents.config();
+        if descriptor.size > reached.limit {
+            return Err(RegistryError::Limit { host: reference.domain.clone(), what: "a manifest of a config".to_owned(), reached });
         }
         match self.whole_blob(self.blob(reference, descriptor, false), descriptor).await {
             // A mirror may have sent it.

@@ -29,6 +29,9 @@ pub use blob::BlobStream;
 pub use client::{ManifestHead, Patience, RawManifest, Registry};
 pub use push::{Mount, PushBlob, Session};
 
+use builder_snapshot::LimitReached;
+
+use crate::content::Limits;
 use crate::oci::{Reference, Sha256Digest};
 
 /// How registries are reached.
@@ -44,11 +47,20 @@ pub struct RegistryConfig {
     pub concurrency: usize,
     /// How failures are met.
     pub retry: RetryPolicy,
+    /// What answers may cost. In a build [`crate::builder::BuilderConfig::limits`] stand here.
+    pub limits: Limits,
 }
 
 impl Default for RegistryConfig {
     fn default() -> Self {
-        Self { registries: BTreeMap::new(), ca: Vec::new(), proxy: ProxyConfig::default(), concurrency: 4, retry: RetryPolicy::default() }
+        Self {
+            registries: BTreeMap::new(),
+            ca: Vec::new(),
+            proxy: ProxyConfig::default(),
+            concurrency: 4,
+            retry: RetryPolicy::default(),
+            limits: Limits::default(),
+        }
     }
 }
 
@@ -234,14 +246,24 @@ pub enum RegistryError {
         /// What came.
         got: String,
     },
-    /// More bytes than allowed.
+    /// More of something than a limit allows.
+    #[error("{host} sent {what} with {reached}")]
+    Limit {
+        /// Which host.
+        host: String,
+        /// What for.
+        what: String,
+        /// Which limit.
+        reached: LimitReached,
+    },
+    /// More bytes than the size that was promised.
     #[error("{host} sent more than {limit_bytes} bytes for {what}")]
     TooLarge {
         /// Which host.
         host: String,
         /// What for.
         what: String,
-        /// What is allowed.
+        /// What was promised.
         limit_bytes: u64,
     },
     /// What was to be sent could not be read.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use builder_snapshot::LimitReached;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, LOCATION, RANGE, RETRY_AFTER, WWW_AUTHENTICATE};
 use reqwest::{Method, Response, StatusCode, Url};
 
@@ -10,8 +11,6 @@ use super::client::{ClientKind, Registry, lock};
 use super::transport::{self, objection, pause, reason, retry_after};
 use super::{Endpoint, RegistryError, RegistryHost, is_loopback, tls};
 
-/// Most redirects of one request; containerd follows ten as well.
-const MAX_REDIRECTS: usize = 10;
 /// Longest part of an error's body that is read, in bytes.
 const MAX_ERROR_BYTES: u64 = 8 * 1024;
 
@@ -182,7 +181,7 @@ impl Registry {
     /// Sends one request and follows redirects; `authorization` goes to the first origin only.
     async fn follow(&self, endpoint: &Endpoint, start: Url, ask: &Ask<'_>, authorization: Option<&str>) -> Result<Response, Failure> {
         let mut url = start.clone();
-        for _ in 0..=MAX_REDIRECTS {
+        for _ in 0..=self.config.limits.redirects {
             let client = self.client(endpoint, url.scheme() == "http").map_err(Failure::never)?;
             let mut request = client.request(ask.method.clone(), url.clone());
             if let Some(accept) = ask.accept {
@@ -203,7 +202,12 @@ impl Registry {
                 // Some registries refuse a request that may have a body and does not say that it has none.
                 request = request.header(CONTENT_LENGTH, 0);
             }
-            let response = request.send().await.map_err(|e| transport_failure(&endpoint.host, &e))?;
+            // How long an upload takes is for its own size to say.
+            let sent = match &ask.payload {
+                None => self.in_time(endpoint, request.send()).await?,
+                Some(_) => request.send().await,
+            };
+            let response = sent.map_err(|e| transport_failure(&endpoint.host, &e))?;
             if !response.status().is_redirection() || response.status() == StatusCode::NOT_MODIFIED {
                 return Ok(response);
             }
@@ -215,7 +219,7 @@ impl Registry {
             };
             self.allow(endpoint, &start, &url, "redirects to").map_err(Failure::never)?;
         }
-        Err(Failure::never(protocol_error(&endpoint.host, format!("with more than {MAX_REDIRECTS} redirects"))))
+        Err(Failure::never(protocol_error(&endpoint.host, format!("with {}", self.config.limits.redirects()))))
     }
 
     /// Refuses to be sent where no server may send us.
@@ -240,6 +244,34 @@ impl Registry {
         let ask = Ask { range_from, ..Ask::read(Method::GET, "") };
         let response = self.follow(&endpoint, parsed, &ask, None).await?;
         if response.status().is_success() { Ok(response) } else { Err(self.failure_of(&endpoint, response).await) }
+    }
+
+    /// Waits for the head of an answer, but not for one that comes byte by byte for ever.
+    pub(super) async fn in_time<T>(&self, endpoint: &Endpoint, answer: impl Future<Output = T>) -> Result<T, Failure> {
+        let limits = &self.config.limits;
+        let late = |_| Failure::later(network_error(&endpoint.host, format!("it takes {}", limits.reply_time())));
+        tokio::time::timeout(limits.reply, answer).await.map_err(late)
+    }
+
+    /// Reads a whole answer, but never more than `bound` bytes.
+    pub(super) async fn read_bounded(&self, mut response: Response, bound: LimitReached, host: &str, what: &str) -> Result<Vec<u8>, RegistryError> {
+        let too_large = || RegistryError::Limit { host: host.to_owned(), what: what.to_owned(), reached: bound };
+        let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
+        if announced.is_some_and(|length| length > bound.limit) {
+            return Err(too_large());
+        }
+        let read = async {
+            let mut bytes = Vec::new();
+            while let Some(piece) = response.chunk().await.map_err(|e| network_error(host, reason(&e)))? {
+                if (bytes.len() + piece.len()) as u64 > bound.limit {
+                    return Err(too_large());
+                }
+                bytes.extend_from_slice(&piece);
+            }
+            Ok(bytes)
+        };
+        let late = |_| network_error(host, format!("it takes {} with {what}", self.config.limits.reply_time()));
+        tokio::time::timeout(self.config.limits.reply, read).await.map_err(late)?
     }
 
     pub(super) async fn failure_of(&self, endpoint: &Endpoint, response: Response) -> Failure {
@@ -291,23 +323,6 @@ impl Registry {
 
 fn is_safe(method: &Method) -> bool {
     matches!(*method, Method::GET | Method::HEAD)
-}
-
-/// Reads a whole answer, but never more than `limit_bytes`.
-pub(super) async fn read_bounded(mut response: Response, limit_bytes: u64, host: &str, what: &str) -> Result<Vec<u8>, RegistryError> {
-    let too_large = || RegistryError::TooLarge { host: host.to_owned(), what: what.to_owned(), limit_bytes };
-    let announced = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()).and_then(|text| text.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > limit_bytes) {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    while let Some(piece) = response.chunk().await.map_err(|e| network_error(host, reason(&e)))? {
-        if (bytes.len() + piece.len()) as u64 > limit_bytes {
-            return Err(too_large());
-        }
-        bytes.extend_from_slice(&piece);
-    }
-    Ok(bytes)
 }
 
 /// What the body of an error says, made fit for a terminal.

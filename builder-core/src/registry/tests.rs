@@ -217,7 +217,7 @@ async fn f4_server_errors_are_asked_again_and_client_errors_are_not() {
 }
 
 async fn fetch(registry: &Registry, reference: &Reference, content: &[u8]) -> Result<Vec<u8>, RegistryError> {
-    registry.small_blob(reference, &descriptor(content), 1 << 20).await
+    registry.config(reference, &descriptor(content)).await
 }
 
 pub(super) fn content() -> Vec<u8> {
@@ -284,7 +284,7 @@ async fn endless_answers_are_cut_off() {
     .await;
     let registry = registry(config());
     let error = registry.manifest(&reference(&server), None, Patience::Full).await.expect_err("too large");
-    assert!(matches!(error, RegistryError::TooLarge { .. }), "{error}");
+    assert!(matches!(error, RegistryError::Limit { .. }), "{error}");
     let looping: Reference = format!("{}/a/b:loop", server.host).parse().expect("reference");
     let error = registry.manifest(&looping, None, Patience::Full).await.expect_err("endless");
     assert!(matches!(error, RegistryError::Protocol { .. }), "{error}");

@@ -9,12 +9,10 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 
 use super::auth::{self, Challenge, TokenAnswer};
 use super::client::{Registry, lock};
-use super::request::{Failure, config_error, network_error, protocol_error, read_bounded};
+use super::request::{Failure, config_error, network_error, protocol_error};
 use super::transport::reason;
 use super::{Credentials, Endpoint, RegistryError};
 
-/// Longest answer of a token server, in bytes. Tokens with many groups reach some tens of KiB.
-const MAX_TOKEN_BYTES: u64 = 1024 * 1024;
 /// How long a password or a given token is sent without being asked for again.
 const GIVEN_VALID: Duration = Duration::from_secs(3600);
 
@@ -109,8 +107,10 @@ impl Registry {
                 }
             }
         };
-        let response =
-            request.send().await.map_err(|e| Failure::later(network_error(&endpoint.host, format!("its token server: {}", reason(&e)))))?;
+        let response = self
+            .in_time(endpoint, request.send())
+            .await?
+            .map_err(|e| Failure::later(network_error(&endpoint.host, format!("its token server: {}", reason(&e)))))?;
         if !response.status().is_success() {
             let mut failure = self.failure_of(endpoint, response).await;
             // Nothing else is missing but the token.
@@ -119,7 +119,7 @@ impl Registry {
             }
             return Err(failure);
         }
-        let body = match read_bounded(response, MAX_TOKEN_BYTES, &endpoint.host, "a token").await {
+        let body = match self.read_bounded(response, self.config.limits.token(), &endpoint.host, "a token").await {
             Ok(body) => body,
             Err(error @ RegistryError::Network { .. }) => return Err(Failure::later(error)),
             Err(error) => return Err(Failure::never(error)),

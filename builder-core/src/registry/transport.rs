@@ -3,7 +3,7 @@
 //! The one place that makes a `reqwest::Client`; registries and the web's files ([`crate::source::http`]) use the same.
 
 use std::net::{IpAddr, Ipv6Addr};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use reqwest::{Client, Url};
 use rustls::ClientConfig;
@@ -50,6 +50,33 @@ pub(crate) fn reason(error: &reqwest::Error) -> String {
         source = cause.source();
     }
     if text.is_empty() { "the request failed".into() } else { text }
+}
+
+/// Bytes that have to come within each `idle_timeout`: less is no download, however regularly it drips.
+const TRICKLE_BYTES: u64 = 4 * 1024;
+
+/// Watches that a body comes along.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pace {
+    /// When the bytes of the current window began to be counted, and where.
+    window: (Instant, u64),
+}
+
+impl Pace {
+    /// Begins to count at `offset`.
+    pub(crate) fn from(offset: u64) -> Self {
+        Self { window: (Instant::now(), offset) }
+    }
+
+    /// Whether a whole window passed with hardly a byte, now that `offset` is reached.
+    pub(crate) fn is_a_trickle(&mut self, offset: u64, policy: &RetryPolicy) -> bool {
+        let (since, from) = self.window;
+        if since.elapsed() < policy.idle_timeout {
+            return false;
+        }
+        self.window = (Instant::now(), offset);
+        offset - from < TRICKLE_BYTES
+    }
 }
 
 /// How long to wait before another try: what the server asked for, else longer with every failure (the first is number 0).

@@ -285,7 +285,8 @@ impl Execution<'_> {
             self.target.warning(reason);
         }
         let tree = MergedTree::open(root_layers).map_err(text)?;
-        let user = resolve_user(&self.op.user, &tree).map_err(|error| StepError::advised(&error.to_string()))?;
+        let user =
+            resolve_user(&self.op.user, &tree, self.store.limits().user_database_bytes).map_err(|error| StepError::advised(&error.to_string()))?;
 
         // Before anything is made: what is made counts as made by the step.
         let started = now();

@@ -4,7 +4,7 @@
 //! that would make reading wait (pipes, devices) is read; what is not there is answered with what stands beside it.*
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -13,33 +13,31 @@ use builder_snapshot::root::RootDir;
 use builder_snapshot::tree::MergedTree;
 use rustix::fs::{Dir, FileType, Mode, OFlags};
 
+use crate::content::Limits;
 use crate::frontend::Answer;
 use crate::request::LocalContext;
-
-/// Longest file; no build definition is longer.
-const MAX_BYTES: u64 = 16 << 20;
 
 /// Most names that an answer lists.
 const MAX_BESIDE: usize = 1_000;
 
 /// The file `path` of a local directory.
-pub(crate) fn read_local(context: &LocalContext, path: &str) -> Answer {
+pub(crate) fn read_local(context: &LocalContext, path: &str, limits: &Limits) -> Answer {
     if context.empty {
         return Answer::Absent { beside: Vec::new() };
     }
     let read = RootDir::open(&context.path).and_then(|root| match root.open_in_root(Path::new(path), OPEN, Mode::empty()) {
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => absent(&root, path),
-        opened => whole(File::from(opened?)).map(Answer::File),
+        opened => whole(File::from(opened?), limits).map(Answer::File),
     });
     read.unwrap_or_else(|error| Answer::Failed(format!("cannot read {path:?}: {error}")))
 }
 
 /// The file `path` of a tree that was fetched.
-pub(crate) fn read_tree(tree: &MergedTree, path: &TreePath) -> Result<Answer, String> {
+pub(crate) fn read_tree(tree: &MergedTree, path: &TreePath, limits: &Limits) -> Result<Answer, String> {
     let found = tree.resolve(path).map_err(|error| error.to_string())?;
     if found.found.is_some() {
         let file = tree.open_file(&found.path).map_err(|error| error.to_string())?;
-        return whole(file).map(Answer::File).map_err(|error| error.to_string());
+        return whole(file, limits).map(Answer::File).map_err(|error| error.to_string());
     }
     let directory = path.parent().unwrap_or_else(TreePath::root);
     // The directory may be missing too, and then nothing stands beside.
@@ -49,16 +47,11 @@ pub(crate) fn read_tree(tree: &MergedTree, path: &TreePath) -> Result<Answer, St
 
 const OPEN: OFlags = OFlags::RDONLY.union(OFlags::NONBLOCK).union(OFlags::NOCTTY).union(OFlags::CLOEXEC);
 
-fn whole(file: File) -> io::Result<Arc<[u8]>> {
+fn whole(file: File, limits: &Limits) -> io::Result<Arc<[u8]>> {
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
-    let mut bytes = Vec::new();
-    file.take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_BYTES {
-        return Err(io::Error::other(format!("it is larger than {} MiB, which no build definition is", MAX_BYTES >> 20)));
-    }
-    Ok(bytes.into())
+    limits.read_definition(file).map(Arc::from)
 }
 
 /// What to say of a path that leads to nothing inside the directory.
@@ -95,7 +88,7 @@ mod tests {
     use super::*;
 
     fn answers(directory: &Path, path: &str) -> String {
-        match read_local(&LocalContext::new(directory), path) {
+        match read_local(&LocalContext::new(directory), path, &Limits::default()) {
             Answer::File(bytes) => format!("file {}", String::from_utf8_lossy(&bytes)),
             Answer::Absent { beside } => format!("absent {}", beside.join(" ")),
             Answer::Failed(reason) => reason,
@@ -133,6 +126,6 @@ mod tests {
         ] {
             assert_eq!(answers(&root, path), wanted, "{path}");
         }
-        assert!(matches!(read_local(&LocalContext { empty: true, ..LocalContext::new(&root) }, "a"), Answer::Absent { .. }));
+        assert!(matches!(read_local(&LocalContext { empty: true, ..LocalContext::new(&root) }, "a", &Limits::default()), Answer::Absent { .. }));
     }
 }

@@ -18,16 +18,15 @@ use tokio::sync::mpsc;
 
 use builder_snapshot::snapshot::{ActiveSnapshot, FileContent};
 use builder_snapshot::toc::{Meta, Timestamp};
-use builder_snapshot::{Sha256Digest, TreePath};
+use builder_snapshot::{LimitReached, Sha256Digest, TreePath};
 
 use super::remembered::{Remembered, remember};
 use crate::content::{Stack, StackLayer, Store};
 use crate::error::StepError;
-use crate::registry::{RegistryConfig, tls, transport};
+use crate::registry::transport::{self, Pace};
+use crate::registry::{RegistryConfig, tls};
 use crate::secret::Secret;
 
-/// Most redirects followed.
-const MAX_REDIRECTS: usize = 10;
 /// Pieces of a body that wait for the disk.
 const PIECES_IN_FLIGHT: usize = 32;
 
@@ -124,9 +123,14 @@ impl HttpSources {
         if let Some(etag) = etag.and_then(|etag| HeaderValue::from_str(etag).ok()) {
             request = request.header(IF_NONE_MATCH, etag);
         }
-        request.send().await.map_err(|error| {
-            let transient = error.is_connect() || error.is_timeout() || error.is_request();
-            Failure { error: StepError::other(format!("cannot download {shown}: {}", transport::reason(&error))), transient }
+        let limits = &self.config.limits;
+        let failed = |detail: String, transient| Failure { error: StepError::other(format!("cannot download {shown}: {detail}")), transient };
+        let sent = tokio::time::timeout(limits.reply, request.send()).await;
+        sent.map_err(|_| failed(format!("it takes {}", limits.reply_time()), true))?.map_err(|error| {
+            if error.is_redirect() {
+                return failed(format!("it answers with {}", limits.redirects()), false);
+            }
+            failed(transport::reason(&error), error.is_connect() || error.is_timeout() || error.is_request())
         })
     }
 
@@ -166,11 +170,19 @@ impl HttpSources {
         let expected = file.checksum.copied();
         let name = shown.to_owned();
         let writing = tokio::task::spawn_blocking(move || write(&store, &filename, mtime, expected, &name, Pieces::of(receiver)));
-        let mut received = 0;
+        let too_much = LimitReached { name: "bytes", what: "bytes", limit: self.config.limits.tar.bytes };
+        let (mut received, mut pace, mut transient) = (0, Pace::from(0), true);
         let broken = loop {
             match answer.chunk().await {
                 Ok(Some(piece)) => {
                     received += piece.len() as u64;
+                    if received > too_much.limit {
+                        transient = false;
+                        break Some(format!("it has {too_much}"));
+                    }
+                    if pace.is_a_trickle(received, &self.config.retry) {
+                        break Some(format!("it comes too slowly: {received} bytes so far"));
+                    }
                     if sender.send(Ok(piece)).await.is_err() {
                         break None;
                     }
@@ -186,7 +198,7 @@ impl HttpSources {
             let _ = sender.send(Err(io::Error::other("the download broke off"))).await;
             drop(sender);
             let _ = writing.await;
-            return Err(Failure { error: StepError::other(format!("cannot download {shown}: {detail}")), transient: true });
+            return Err(Failure { error: StepError::other(format!("cannot download {shown}: {detail}")), transient });
         }
         drop(sender);
         let written = writing.await.map_err(|error| Failure::lasting(format!("internal fault: {error}")))?;
@@ -205,7 +217,7 @@ impl HttpSources {
             Err(_) if !secure => tls::nobody()?,
             Err(detail) => return Err(detail),
         };
-        let client = transport::client(tls, &self.config, reqwest::redirect::Policy::limited(MAX_REDIRECTS))?;
+        let client = transport::client(tls, &self.config, reqwest::redirect::Policy::limited(self.config.limits.redirects))?;
         Ok(slot.get_or_init(|| client).clone())
     }
 }

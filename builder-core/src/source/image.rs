@@ -19,14 +19,11 @@ use builder_snapshot::toc::LayerId;
 use crate::cache::{BlobOrigin, ImageEntry};
 use crate::content::{Stack, Store, StoreError};
 use crate::frontend::{NeedLocation, ResolvedImage};
-use crate::oci::manifest::{Document, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, check_config, select};
+use crate::oci::manifest::{Document, Manifest, check_config, select};
 use crate::oci::{Descriptor, DiffId, ImageDocument, Platform, Reference, Sha256Digest, media};
 use crate::registry::{CredentialProvider, Patience, RawManifest, Registry, RegistryConfig};
 use crate::source::oci_layout::Layout;
 use crate::threads::Threads;
-
-/// Deepest nesting of indexes that is followed.
-const MAX_INDEX_DEPTH: usize = 3;
 
 /// Told how far downloads are. Called from several threads; must return quickly.
 pub trait Progress: Send + Sync {
@@ -109,9 +106,9 @@ impl ImageSources {
                 Err(cause) => Err(cause),
             },
             NeedLocation::OciLayout(path) => {
-                let layout = Layout::new(path);
+                let layout = Layout::new(path, self.store.limits().documents.clone());
                 let top = layout.choose(reference).and_then(|entry| {
-                    let bytes = layout.read(&entry.digest, MAX_MANIFEST_BYTES)?;
+                    let bytes = layout.manifest(&entry.digest)?;
                     Ok(RawManifest { digest: entry.digest, media_type: Some(entry.media_type).filter(|kind| !kind.is_empty()), bytes })
                 });
                 match top {
@@ -189,7 +186,7 @@ impl ImageSources {
         let (manifest_digest, manifest) = self.manifest_for(place, &top, platform).await?;
         let config_bytes = self.config_bytes(place, &manifest.config).await?;
         let unreadable = |e: String| format!("its config {} cannot be read: {e}", manifest.config.digest);
-        check_config(&config_bytes).map_err(unreadable)?;
+        check_config(&config_bytes, &self.store.limits().documents).map_err(unreadable)?;
         let config: ImageDocument = serde_json::from_slice(&config_bytes).map_err(|e| unreadable(e.to_string()))?;
         let diff_ids = diff_ids(&config, &manifest)?;
         self.store.blobs().put(&config_bytes).map_err(|e| e.to_string())?;
@@ -205,8 +202,10 @@ impl ImageSources {
 
     async fn manifest_for(&self, place: &Place<'_>, top: &RawManifest, platform: &Platform) -> Result<(Sha256Digest, Manifest), String> {
         let mut raw = top.clone();
-        for _ in 0..MAX_INDEX_DEPTH {
-            match Document::parse(&raw.bytes, raw.media_type.as_deref()).map_err(|e| e.to_string())? {
+        let limits = &self.store.limits().documents;
+        // As many indexes, and the manifest.
+        for _ in 0..=limits.index_depth {
+            match Document::parse(&raw.bytes, raw.media_type.as_deref(), limits).map_err(|e| e.to_string())? {
                 Document::Manifest(manifest) => return Ok((raw.digest, manifest)),
                 Document::Index(index) => {
                     let entry = select(&index, platform).map_err(|there| {
@@ -217,7 +216,7 @@ impl ImageSources {
                 }
             }
         }
-        Err(format!("its indexes are nested more than {MAX_INDEX_DEPTH} deep"))
+        Err(format!("it has {}", limits.indexes()))
     }
 
     async fn document(&self, place: &Place<'_>, entry: &Descriptor) -> Result<RawManifest, String> {
@@ -229,7 +228,7 @@ impl ImageSources {
             Place::Registry(reference) => {
                 self.registry.manifest(reference, Some(&entry.digest), Patience::Full).await.map_err(|e| e.to_string())?.bytes
             }
-            Place::Layout(layout) => layout.read(&entry.digest, MAX_MANIFEST_BYTES)?,
+            Place::Layout(layout) => layout.manifest(&entry.digest)?,
         };
         if bytes.len() as u64 != entry.size {
             return Err(format!("manifest {} has {} bytes, its index says {}", entry.digest, bytes.len(), entry.size));
@@ -246,10 +245,8 @@ impl ImageSources {
             return Ok(bytes);
         }
         match place {
-            Place::Registry(reference) => {
-                self.registry.small_blob(reference, config, MAX_CONFIG_BYTES).await.map_err(|e| format!("its config {}: {e}", config.digest))
-            }
-            Place::Layout(layout) => layout.read(&config.digest, MAX_CONFIG_BYTES),
+            Place::Registry(reference) => self.registry.config(reference, config).await.map_err(|e| format!("its config {}: {e}", config.digest)),
+            Place::Layout(layout) => layout.config(&config.digest),
         }
     }
 

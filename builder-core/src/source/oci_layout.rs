@@ -5,22 +5,23 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use builder_snapshot::Sha256Digest;
+use builder_snapshot::{LimitReached, Sha256Digest};
 
-use crate::oci::manifest::{Document, Index, MAX_MANIFEST_BYTES};
-use crate::oci::{Descriptor, Reference};
+use crate::oci::manifest::{Document, Index};
+use crate::oci::{Descriptor, DocumentLimits, Reference};
 
 /// A layout directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Layout {
     path: PathBuf,
+    limits: DocumentLimits,
 }
 
 impl Layout {
     /// The layout at `path`. Nothing is read yet.
     #[must_use]
-    pub fn new(path: impl Into<PathBuf>) -> Self {
-        Self { path: path.into() }
+    pub fn new(path: impl Into<PathBuf>, limits: DocumentLimits) -> Self {
+        Self { path: path.into(), limits }
     }
 
     /// Its directory.
@@ -73,29 +74,33 @@ impl Layout {
             io::ErrorKind::NotFound => format!("{:?} is no OCI layout: it has no index.json", self.path),
             _ => format!("cannot open {path:?}: {e}"),
         })?;
-        let mut bytes = Vec::new();
-        file.take(MAX_MANIFEST_BYTES + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read {path:?}: {e}"))?;
-        if bytes.len() as u64 > MAX_MANIFEST_BYTES {
-            return Err(format!("{path:?} is larger than {MAX_MANIFEST_BYTES} bytes"));
-        }
-        match Document::parse(&bytes, None) {
+        let bytes = whole(file, self.limits.manifest()).map_err(|e| format!("cannot read {path:?}: {e}"))?;
+        match Document::parse(&bytes, None, &self.limits) {
             Ok(Document::Index(index)) => Ok(index),
             Ok(Document::Manifest(_)) => Err(format!("{path:?} is a manifest, not an index")),
             Err(e) => Err(format!("cannot use {path:?}: {e}")),
         }
     }
 
-    /// A small blob (manifest, config), checked.
+    /// A manifest or an index, checked.
     ///
     /// # Errors
     /// A fragment that says what is wrong.
-    pub fn read(&self, digest: &Sha256Digest, limit_bytes: u64) -> Result<Vec<u8>, String> {
+    pub fn manifest(&self, digest: &Sha256Digest) -> Result<Vec<u8>, String> {
+        self.read(digest, self.limits.manifest())
+    }
+
+    /// A config, checked.
+    ///
+    /// # Errors
+    /// A fragment that says what is wrong.
+    pub fn config(&self, digest: &Sha256Digest) -> Result<Vec<u8>, String> {
+        self.read(digest, self.limits.config())
+    }
+
+    fn read(&self, digest: &Sha256Digest, bound: LimitReached) -> Result<Vec<u8>, String> {
         let file = self.open(digest).map_err(|e| format!("cannot open {digest} in layout {:?}: {e}", self.path))?;
-        let mut bytes = Vec::new();
-        file.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(|e| format!("cannot read {digest} in layout {:?}: {e}", self.path))?;
-        if bytes.len() as u64 > limit_bytes {
-            return Err(format!("{digest} in layout {:?} is larger than {limit_bytes} bytes", self.path));
-        }
+        let bytes = whole(file, bound).map_err(|e| format!("cannot read {digest} in layout {:?}: {e}", self.path))?;
         let found = Sha256Digest::of(&bytes);
         if found == *digest { Ok(bytes) } else { Err(format!("{digest} in layout {:?} is damaged: its bytes have {found}", self.path)) }
     }
@@ -107,6 +112,13 @@ impl Layout {
     pub fn open(&self, digest: &Sha256Digest) -> io::Result<File> {
         open_regular(&self.path.join("blobs/sha256").join(digest.hex()))
     }
+}
+
+/// All of a file, but never more than `bound` bytes.
+fn whole(file: File, bound: LimitReached) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    file.take(bound.limit.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| e.to_string())?;
+    if bytes.len() as u64 > bound.limit { Err(format!("it has {bound}")) } else { Ok(bytes) }
 }
 
 /// Opens a regular file, without waiting for a writer if it is a pipe.
@@ -139,7 +151,7 @@ mod tests {
     fn a12_2_chooses_by_digest_tag_or_because_there_is_one() {
         let chosen = |entries: &[(&str, u8)], reference: &str| {
             let dir = layout(entries);
-            Layout::new(dir.path()).choose(&reference.parse().expect("reference")).map(|entry| entry.digest.0[0])
+            Layout::new(dir.path(), DocumentLimits::default()).choose(&reference.parse().expect("reference")).map(|entry| entry.digest.0[0])
         };
         assert_eq!(chosen(&[("", 1)], "base"), Ok(1));
         assert_eq!(chosen(&[("1.2", 1)], "base"), Ok(1));
@@ -161,9 +173,10 @@ mod tests {
         for digest in [good, bad] {
             std::fs::write(dir.path().join("blobs/sha256").join(digest.hex()), b"x").expect("write");
         }
-        let layout = Layout::new(dir.path());
-        assert_eq!(layout.read(&good, 10), Ok(b"x".to_vec()));
-        assert!(layout.read(&bad, 10).is_err());
-        assert!(layout.read(&good, 0).is_err());
+        let layout = Layout::new(dir.path(), DocumentLimits::default());
+        assert_eq!(layout.config(&good), Ok(b"x".to_vec()));
+        assert!(layout.config(&bad).is_err());
+        let strict = Layout::new(dir.path(), DocumentLimits { config_bytes: 0, ..DocumentLimits::default() });
+        assert!(strict.config(&good).is_err_and(|error| error.contains("--limit config-bytes=N")));
     }
 }

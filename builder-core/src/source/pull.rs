@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use builder_snapshot::layer::{self, TimePolicy};
 use builder_snapshot::stop::Stoppable;
 use builder_snapshot::tree::MergedTree;
-use builder_snapshot::{Hasher, LayerError};
+use builder_snapshot::{Hasher, LayerError, LimitReached};
 use bytes::Bytes;
 use futures_util::future::join_all;
 use tokio::sync::mpsc;
@@ -270,7 +270,7 @@ impl ImageSources {
             }
         }
         if let Some(path) = origin.location.strip_prefix(LAYOUT_PREFIX) {
-            let file = Layout::new(path).open(&origin.digest).map_err(|e| Failure::Source(e.to_string()))?;
+            let file = Layout::new(path, self.store.limits().documents.clone()).open(&origin.digest).map_err(|e| Failure::Source(e.to_string()))?;
             return self.unpack(layer, origin, wish, Box::new(file), true).await;
         }
         if let Some((id, times)) = made_here_of(&origin.location) {
@@ -415,15 +415,14 @@ fn unpack(
     keep: bool,
 ) -> Result<Outcome, Failure> {
     if size > store.limits().tar.bytes {
-        let limit = store.limits().tar.bytes;
-        let cause = format!("it has {size} bytes, more than {limit}; if that is right, raise the limit with --limit bytes=N");
-        return Err(Failure::Content(cause));
+        let reached = LimitReached { name: "bytes", what: "bytes", limit: store.limits().tar.bytes };
+        return Err(Failure::Content(format!("it has {reached}")));
     }
     let to = if keep { Sink::Blob(store.blobs().writer()?) } else { Sink::Hash { hasher: Hasher::new(), size: 0 } };
     let from = Counted::new(from);
     let count = from.count();
     let mut packed = BufReader::with_capacity(64 * 1024, Tee { from, to });
-    let unpacked = Unpacked::new(&mut packed).map_err(stream_failure)?;
+    let unpacked = Unpacked::new(&mut packed, store.limits()).map_err(stream_failure)?;
     let mut tar = Tee { from: store.limits().proportionate(unpacked, count), to: Sink::Hash { hasher: Hasher::new(), size: 0 } };
 
     let prepared = match wish {

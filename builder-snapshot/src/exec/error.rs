@@ -5,7 +5,7 @@ use std::io;
 use rustix::io::Errno;
 
 use crate::diagnosis::{self, Facility, Refused, Surroundings};
-use crate::error::SnapshotError;
+use crate::error::{LimitReached, SnapshotError};
 
 /// The process did not start, or was lost sight of.
 #[derive(Debug, thiserror::Error)]
@@ -95,12 +95,12 @@ pub enum UserError {
         file: &'static str,
     },
     /// The file is larger than any real one.
-    #[error("{file} of the image is larger than {limit} bytes and is not read")]
+    #[error("{file} of the image has {reached}")]
     TooLarge {
         /// The file.
         file: &'static str,
         /// The limit.
-        limit: u64,
+        reached: LimitReached,
     },
     /// The file cannot be read.
     #[error("cannot read {file} of the image: {source}")]

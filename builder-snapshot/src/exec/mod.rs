@@ -29,7 +29,7 @@ pub use error::{ExecError, StubError, UserError};
 pub use network::{Connector, NAME_SERVER, NetworkLease, PrivateNetworks};
 pub use seccomp::{deny_calls, has_filter};
 pub use supervise::run;
-pub use user::{resolve_owner, resolve_user};
+pub use user::{USER_DATABASE_BYTES, resolve_owner, resolve_user};
 
 /// One process to run, fully said: nothing is read from the environment or from the caller's file system.
 #[derive(Debug)]

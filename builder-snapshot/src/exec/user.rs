@@ -1,7 +1,7 @@
 //! Users and groups by the image's own files.
 //!
 //! `/etc/passwd` and `/etc/group` belong to the image, which nobody vouches for: links are followed inside the tree only, nothing but a regular file is
-//! opened, and no more is read of it than [`FILE_MAX_BYTES`]. Lines that make no sense are skipped, as the C library does.
+//! opened, and no more is read of it than the caller allows ([`USER_DATABASE_BYTES`]). Lines that make no sense are skipped, as the C library does.
 
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read};
@@ -9,11 +9,12 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::ResolvedUser;
 use super::error::UserError;
+use crate::error::LimitReached;
 use crate::path::TreePath;
 use crate::tree::{FoundKind, MergedTree};
 
 /// Larger than any real user database, small enough to be read whole.
-const FILE_MAX_BYTES: u64 = 10 << 20;
+pub const USER_DATABASE_BYTES: u64 = 10 << 20;
 
 const PASSWD: &str = "/etc/passwd";
 const GROUP: &str = "/etc/group";
@@ -24,21 +25,21 @@ const ID_MAX: u32 = u32::MAX - 1;
 /// Who `text` (of a USER instruction) is in `tree`.
 ///
 /// `uid:gid` is taken as it is, without supplementary groups. A user without a group has the primary group and the supplementary groups of its entry; a
-/// number without an entry has group 0. Empty is `0:0`. The home directory is that of the user's entry, else `/`.
+/// number without an entry has group 0. Empty is `0:0`. The home directory is that of the user's entry, else `/`. Of each file at most `limit_bytes` are read.
 ///
 /// # Errors
 /// Unknown names, malformed text, and files that cannot be read safely.
-pub fn resolve_user(text: &str, tree: &MergedTree) -> Result<ResolvedUser, UserError> {
+pub fn resolve_user(text: &str, tree: &MergedTree, limit_bytes: u64) -> Result<ResolvedUser, UserError> {
     let (user, group) = split(text)?;
     let numbers = (number(text, user)?, group.map(|group| number(text, group)).transpose()?.flatten());
     if let (Some(uid), Some(gid)) = numbers {
-        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home: home_of(uid, tree) });
+        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home: home_of(uid, tree, limit_bytes) });
     }
     if user.is_empty() && group.is_none() {
-        return Ok(ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: home_of(0, tree) });
+        return Ok(ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: home_of(0, tree, limit_bytes) });
     }
 
-    let passwd = read(tree, PASSWD)?;
+    let passwd = read(tree, PASSWD, limit_bytes)?;
     let wanted = if user.is_empty() { Some(0) } else { numbers.0 };
     let entry = users(&passwd).find(|entry| match wanted {
         Some(uid) => entry.uid == uid,
@@ -50,7 +51,7 @@ pub fn resolve_user(text: &str, tree: &MergedTree) -> Result<ResolvedUser, UserE
         (None, None) => return Err(UserError::Unknown { what: "user", name: user.to_owned(), file: PASSWD }),
     };
     let home = entry.as_ref().map_or_else(|| OsString::from("/"), |entry| home(entry));
-    let group_file = read(tree, GROUP)?;
+    let group_file = read(tree, GROUP, limit_bytes)?;
     let (gid, supplementary) = match group {
         Some(group) => (find_group(&group_file, group, numbers.1)?, Vec::new()),
         None => match &entry {
@@ -67,14 +68,14 @@ pub fn resolve_user(text: &str, tree: &MergedTree) -> Result<ResolvedUser, UserE
 ///
 /// # Errors
 /// As [`resolve_user`].
-pub fn resolve_owner(text: &str, tree: Option<&MergedTree>) -> Result<(u32, u32), UserError> {
+pub fn resolve_owner(text: &str, tree: Option<&MergedTree>, limit_bytes: u64) -> Result<(u32, u32), UserError> {
     let (user, group) = split(text)?;
     let (uid, own_group) = match number(text, user)? {
         Some(uid) => (uid, uid),
         None if user.is_empty() || user == "root" => (0, 0),
         None => {
             let unknown = |what, file| UserError::NoTree { what, name: user.to_owned(), file };
-            let passwd = read(tree.ok_or_else(|| unknown("user", PASSWD))?, PASSWD)?;
+            let passwd = read(tree.ok_or_else(|| unknown("user", PASSWD))?, PASSWD, limit_bytes)?;
             let entry = users(&passwd).find(|entry| entry.name == user.as_bytes());
             let entry = entry.ok_or_else(|| UserError::Unknown { what: "user", name: user.to_owned(), file: PASSWD })?;
             (entry.uid, entry.gid)
@@ -86,7 +87,7 @@ pub fn resolve_owner(text: &str, tree: Option<&MergedTree>) -> Result<(u32, u32)
         None if group == "root" => 0,
         None => {
             let tree = tree.ok_or_else(|| UserError::NoTree { what: "group", name: group.to_owned(), file: GROUP })?;
-            find_group(&read(tree, GROUP)?, group, None)?
+            find_group(&read(tree, GROUP, limit_bytes)?, group, None)?
         }
     };
     Ok((uid, gid))
@@ -126,8 +127,8 @@ fn find_group(file: &[u8], name: &str, number: Option<u32>) -> Result<u32, UserE
 }
 
 /// The home directory is a convenience: an image whose file cannot be read has `/`.
-fn home_of(uid: u32, tree: &MergedTree) -> OsString {
-    let passwd = read(tree, PASSWD).unwrap_or_default();
+fn home_of(uid: u32, tree: &MergedTree, limit_bytes: u64) -> OsString {
+    let passwd = read(tree, PASSWD, limit_bytes).unwrap_or_default();
     users(&passwd).find(|entry| entry.uid == uid).map_or_else(|| "/".into(), |entry| home(&entry))
 }
 
@@ -136,17 +137,19 @@ fn home(entry: &User<'_>) -> OsString {
 }
 
 /// The whole file; empty if it is missing.
-fn read(tree: &MergedTree, file: &'static str) -> Result<Vec<u8>, UserError> {
+fn read(tree: &MergedTree, file: &'static str, limit_bytes: u64) -> Result<Vec<u8>, UserError> {
     let path = TreePath::new(file).expect("a clean constant");
     let resolution = tree.resolve(&path)?;
     match resolution.found.map(|found| found.kind) {
         None => return Ok(Vec::new()),
-        Some(FoundKind::File { size, .. }) if size > FILE_MAX_BYTES => return Err(UserError::TooLarge { file, limit: FILE_MAX_BYTES }),
+        Some(FoundKind::File { size, .. }) if size > limit_bytes => {
+            return Err(UserError::TooLarge { file, reached: LimitReached { name: "user-database-bytes", what: "bytes", limit: limit_bytes } });
+        }
         Some(FoundKind::File { .. }) => {}
         Some(_) => return Err(UserError::Read { file, source: io::Error::other("it is not a regular file") }),
     }
     let mut bytes = Vec::new();
-    tree.open_file(&resolution.path)?.take(FILE_MAX_BYTES).read_to_end(&mut bytes).map_err(|source| UserError::Read { file, source })?;
+    tree.open_file(&resolution.path)?.take(limit_bytes).read_to_end(&mut bytes).map_err(|source| UserError::Read { file, source })?;
     Ok(bytes)
 }
 

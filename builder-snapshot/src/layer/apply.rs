@@ -6,7 +6,7 @@
 use std::io::Read;
 use std::path::Path;
 
-use crate::error::{LayerError, SnapshotError};
+use crate::error::{LayerError, LimitReached, SnapshotError};
 use crate::path::{PathError, TreePath};
 use crate::snapshot::{Device, FileContent, TreeWriter};
 use crate::toc::{Meta, Toc};
@@ -166,7 +166,7 @@ pub(super) fn checked_path(
         PathError::TooLong(len) => entry.refused(format!("its path has {len} bytes, more than 4096")),
     })?;
     if path.components().count() > limits.path_depth {
-        return Err(LayerError::Limit { name: "path-depth", what: "components in a path", limit: limits.path_depth as u64 });
+        return Err(LayerError::Limit(LimitReached { name: "path-depth", what: "components in a path", limit: limits.path_depth as u64 }));
     }
     if path.components().any(|part| part.len() > MAX_NAME_BYTES) {
         return Err(entry.refused("a component of its path has more than 255 bytes"));

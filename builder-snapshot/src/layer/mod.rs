@@ -17,7 +17,7 @@ pub(crate) mod xattr;
 
 pub use apply::apply;
 pub use extract::extract;
-pub use read::is_tar;
+pub use read::{is_tar, newest_time};
 pub use write::{WRITER_VERSION, write_tar, write_tar_of};
 
 use crate::toc::Toc;
@@ -50,7 +50,7 @@ pub struct ApplyLimits {
 }
 
 /// The largest images have a few hundred thousand entries; an entry costs about 200 bytes of memory.
-pub const MAX_ENTRIES: u64 = 2_000_000;
+pub const MAX_ENTRIES: u64 = 1_000_000;
 /// More than any layer that a registry takes; a bomb fills a disk otherwise.
 pub const MAX_BYTES: u64 = 256 << 30;
 /// Deeper trees than this cannot be opened by their path (PATH_MAX is 4096 bytes).

@@ -9,7 +9,7 @@
 
 use std::io::{self, Read};
 
-use crate::error::LayerError;
+use crate::error::{LayerError, LimitReached};
 use crate::toc::{Timestamp, Xattrs};
 
 use super::ApplyLimits;
@@ -18,6 +18,19 @@ const BLOCK: usize = 512;
 
 /// What is read from the stream at a time.
 const BUFFER_BYTES: usize = 128 << 10;
+
+/// The latest modification time of the entries of `tar`; none if it has none. Nothing is unpacked.
+///
+/// # Errors
+/// A stream that is no tar, or exceeds `limits`.
+pub fn newest_time(tar: &mut dyn Read, limits: &ApplyLimits) -> Result<Option<Timestamp>, LayerError> {
+    let mut reader = TarReader::new(tar, limits);
+    let mut newest = None;
+    while let Some(entry) = reader.next_entry()? {
+        newest = newest.max(Some(entry.mtime));
+    }
+    Ok(newest)
+}
 
 /// One entry's header, extension headers applied.
 #[derive(Debug)]
@@ -198,7 +211,7 @@ impl<'a> TarReader<'a> {
         self.start += n;
         self.offset += n as u64;
         if self.offset > self.limits.bytes {
-            return Err(LayerError::Limit { name: "bytes", what: "bytes", limit: self.limits.bytes });
+            return Err(LayerError::Limit(LimitReached { name: "bytes", what: "bytes", limit: self.limits.bytes }));
         }
         Ok(())
     }
@@ -302,7 +315,11 @@ impl<'a> TarReader<'a> {
     /// The data of an extension header.
     fn extension(&mut self, size: u64) -> Result<Vec<u8>, LayerError> {
         if size > self.limits.extension_bytes as u64 {
-            return Err(LayerError::Limit { name: "header-bytes", what: "bytes in an extension header", limit: self.limits.extension_bytes as u64 });
+            return Err(LayerError::Limit(LimitReached {
+                name: "header-bytes",
+                what: "bytes in an extension header",
+                limit: self.limits.extension_bytes as u64,
+            }));
         }
         let mut data = Vec::new();
         let mut left = size;
@@ -354,7 +371,11 @@ impl<'a> TarReader<'a> {
         }
         let total: usize = xattrs.iter().map(|(name, value)| name.len() + value.len()).sum();
         if total > self.limits.xattr_bytes {
-            return Err(LayerError::Limit { name: "xattr-bytes", what: "bytes of attributes on one entry", limit: self.limits.xattr_bytes as u64 });
+            return Err(LayerError::Limit(LimitReached {
+                name: "xattr-bytes",
+                what: "bytes of attributes on one entry",
+                limit: self.limits.xattr_bytes as u64,
+            }));
         }
         extensions.xattrs = xattrs.into_iter().collect();
         Ok(())
@@ -375,7 +396,7 @@ impl<'a> TarReader<'a> {
     fn entry(&mut self, block: &[u8; BLOCK], flag: u8, header_size: u64, extensions: Extensions) -> Result<Entry, LayerError> {
         self.entries += 1;
         if self.entries > self.limits.entries {
-            return Err(LayerError::Limit { name: "entries", what: "entries", limit: self.limits.entries });
+            return Err(LayerError::Limit(LimitReached { name: "entries", what: "entries", limit: self.limits.entries }));
         }
         let header = tar::Header::from_byte_slice(block);
         if (extensions.gnu_name.is_some() && extensions.path.is_some()) || (extensions.gnu_link.is_some() && extensions.linkpath.is_some()) {
@@ -437,7 +458,7 @@ impl<'a> TarReader<'a> {
         let file_size = if flag == b'S' { self.sparse(block, size, &name)? } else { size };
         self.file_bytes = self.file_bytes.saturating_add(file_size);
         if self.file_bytes > self.limits.bytes {
-            return Err(LayerError::Limit { name: "bytes", what: "bytes in files", limit: self.limits.bytes });
+            return Err(LayerError::Limit(LimitReached { name: "bytes", what: "bytes in files", limit: self.limits.bytes }));
         }
         (self.data_left, self.padding) = (size, padding(size));
         Ok(Entry { name, kind, mode, uid, gid, mtime, xattrs: extensions.xattrs })
@@ -465,7 +486,11 @@ impl<'a> TarReader<'a> {
         while more {
             map_bytes += BLOCK;
             if map_bytes > self.limits.extension_bytes {
-                return Err(LayerError::Limit { name: "header-bytes", what: "bytes in a map of holes", limit: self.limits.extension_bytes as u64 });
+                return Err(LayerError::Limit(LimitReached {
+                    name: "header-bytes",
+                    what: "bytes in a map of holes",
+                    limit: self.limits.extension_bytes as u64,
+                }));
             }
             let mut extension = tar::GnuExtSparseHeader::new();
             if !self.block(extension.as_mut_bytes())? {

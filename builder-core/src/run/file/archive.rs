@@ -5,13 +5,12 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
-use crate::content::Limits;
+use super::xz::Watched;
+use crate::content::{Limits, WindowTooLarge};
+use crate::layer::Zstd;
 
 /// Bytes of a tar header.
 const BLOCK: usize = 512;
-/// Largest zstd window accepted, as a power of two: that of `zstd --ultra -22 --long=27`.
-const ZSTD_WINDOW_LOG: u32 = 27;
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Compression {
     None,
@@ -24,16 +23,17 @@ pub(super) enum Compression {
 /// How `file` is compressed, if it holds a tar; none if it is no archive. The file is left at its start.
 ///
 /// # Errors
-/// Reading the file itself fails; a stream that can't be decompressed is no archive.
-pub(super) fn sniff(file: &mut File) -> io::Result<Option<Compression>> {
+/// Reading the file itself fails, or decompressing it needs more memory than the limit; a stream that can't be decompressed is no archive.
+pub(super) fn sniff(file: &mut File, limits: &Limits) -> io::Result<Option<Compression>> {
     file.seek(SeekFrom::Start(0))?;
     let mut start = [0; 6];
     let size = read_up_to(file, &mut start)?;
     let compression = compression_of(&start[..size]);
     file.seek(SeekFrom::Start(0))?;
     let mut block = [0; BLOCK];
-    let is_tar = match decompress(&mut *file, compression).and_then(|mut stream| read_up_to(&mut stream, &mut block)) {
+    let is_tar = match decompress(&mut *file, compression, limits).and_then(|mut stream| read_up_to(&mut stream, &mut block)) {
         Ok(size) => size == BLOCK && is_tar_header(&block),
+        Err(error) if WindowTooLarge::is_reason_of(&error) => return Err(error),
         Err(_) => false,
     };
     file.seek(SeekFrom::Start(0))?;
@@ -44,18 +44,14 @@ pub(super) fn sniff(file: &mut File) -> io::Result<Option<Compression>> {
 ///
 /// # Errors
 /// A stream that can't be begun.
-pub(super) fn decompress<'a>(compressed: impl Read + 'a, compression: Compression) -> io::Result<Box<dyn Read + 'a>> {
+pub(super) fn decompress<'a>(compressed: impl Read + 'a, compression: Compression, limits: &Limits) -> io::Result<Box<dyn Read + 'a>> {
     let buffered = io::BufReader::with_capacity(128 * 1024, compressed);
     Ok(match compression {
         Compression::None => Box::new(buffered),
         Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(buffered)),
         Compression::Bzip2 => Box::new(bzip2::bufread::MultiBzDecoder::new(buffered)),
-        Compression::Xz => Box::new(lzma_rust2::XzReader::new(buffered, true)),
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(buffered)?;
-            decoder.window_log_max(ZSTD_WINDOW_LOG)?;
-            Box::new(decoder)
-        }
+        Compression::Xz => Box::new(lzma_rust2::XzReader::new(Watched::new(buffered, limits.window()), true)),
+        Compression::Zstd => Box::new(Zstd::new(buffered, limits)?),
     })
 }
 
@@ -68,7 +64,7 @@ pub fn open_archive<'a>(mut archive: impl Read + 'a, limits: &Limits) -> io::Res
     let size = read_up_to(&mut archive, &mut start)?;
     let compression = compression_of(&start[..size]);
     let packed = io::Cursor::new(start).take(size as u64).chain(archive);
-    Ok(Box::new(limits.watch(packed, |packed| decompress(packed, compression))?))
+    Ok(Box::new(limits.watch(packed, |packed| decompress(packed, compression, limits))?))
 }
 
 fn compression_of(start: &[u8]) -> Compression {
@@ -127,10 +123,10 @@ mod tests {
     fn sniffed(bytes: &[u8]) -> Option<Compression> {
         let mut file = tempfile::tempfile().expect("a file");
         file.write_all(bytes).expect("written");
-        let found = sniff(&mut file).expect("read");
+        let found = sniff(&mut file, &Limits::default()).expect("read");
         if let Some(compression) = found {
             let mut stream = Vec::new();
-            decompress(&mut file, compression).expect("begun").read_to_end(&mut stream).expect("decompressed");
+            decompress(&mut file, compression, &Limits::default()).expect("begun").read_to_end(&mut stream).expect("decompressed");
             assert!(stream.starts_with(&tar()));
         }
         found

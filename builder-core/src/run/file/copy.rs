@@ -149,7 +149,8 @@ impl Copier<'_> {
     fn owner(&self, owner: Option<&Owner>) -> Result<Option<(u32, u32)>, StepError> {
         let Some(owner) = owner else { return Ok(None) };
         let tree = self.has_base.then(|| self.writer.tree());
-        resolve_owner(&owner.text, tree).map(Some).map_err(|error| StepError::advised(&error.to_string()))
+        let found = resolve_owner(&owner.text, tree, self.limits.user_database_bytes);
+        found.map(Some).map_err(|error| StepError::advised(&error.to_string()))
     }
 
     fn resolve(&self, path: &TreePath) -> Result<(TreePath, Option<Found>), StepError> {
@@ -338,7 +339,7 @@ impl Copier<'_> {
         let name = found.root.path.display();
         let unreadable = |error: io::Error| StepError::other(format!("cannot read {name}: {error}"));
         let mut file = source.open(&found.root)?;
-        let Some(compression) = archive::sniff(&mut file).map_err(unreadable)? else { return Ok(false) };
+        let Some(compression) = archive::sniff(&mut file, self.limits).map_err(unreadable)? else { return Ok(false) };
         let dir = self.make_parents(&tree_path(&dest.path)?, &Marks { chmod: None, ..*marks })?;
         let mut bytes = Hashing { file: &file, hasher: Hasher::new() };
         {
@@ -348,7 +349,7 @@ impl Copier<'_> {
             };
             let limits = self.limits;
             let has_failed = Cell::new(false);
-            let packed = |packed| Ok(Decompressed { stream: archive::decompress(packed, compression)?, has_failed: &has_failed });
+            let packed = |packed| Ok(Decompressed { stream: archive::decompress(packed, compression, limits)?, has_failed: &has_failed });
             let mut stream = limits.watch(&mut bytes, packed).map_err(|error| damaged(&error, true))?;
             extract(&mut stream, self.writer, &dir, marks.owner, &limits.tar).map_err(|error| damaged(&error, has_failed.get()))?;
         }

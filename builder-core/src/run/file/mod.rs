@@ -11,15 +11,16 @@ mod copy;
 mod links;
 mod select;
 mod survey;
+mod xz;
 
 pub use archive::open_archive;
 pub use links::Previous;
 pub use survey::{ContextSurvey, Surveyed, everything, selects, survey};
 
-use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use builder_snapshot::layer::newest_time;
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer};
 use builder_snapshot::toc::Timestamp;
 use builder_snapshot::tree::MergedTree;
@@ -197,13 +198,13 @@ pub fn read_remote(context: &Stack, path: &str, download: Option<Download>, stor
     let dirs = store.stack_dirs(context);
     let downloaded = MergedTree::open(&dirs).map_err(|e| failed(&e))?;
     let Some(Download { is_the_file }) = download else {
-        return definition::read_tree(&downloaded, &wanted).map_err(|e| failed(&e));
+        return definition::read_tree(&downloaded, &wanted, store.limits()).map_err(|e| failed(&e));
     };
     let absent = Answer::Absent { beside: Vec::new() };
     let Some(name) = downloaded.read_dir(&TreePath::root()).map_err(|e| failed(&e))?.into_iter().next() else { return Ok(absent) };
     let file = TreePath::root().child(&name.name);
-    if archive::sniff(&mut downloaded.open_file(&file).map_err(|e| failed(&e))?).map_err(|e| failed(&e))?.is_none() {
-        return if is_the_file { definition::read_tree(&downloaded, &file).map_err(|e| failed(&e)) } else { Ok(absent) };
+    if archive::sniff(&mut downloaded.open_file(&file).map_err(|e| failed(&e))?, store.limits()).map_err(|e| failed(&e))?.is_none() {
+        return if is_the_file { definition::read_tree(&downloaded, &file, store.limits()).map_err(|e| failed(&e)) } else { Ok(absent) };
     }
     let copy = CopyAction {
         input: 0,
@@ -219,7 +220,7 @@ pub fn read_remote(context: &Stack, path: &str, download: Option<Download>, stor
     let op = FileOp { base: false, actions: vec![FileAction::Copy(copy)] };
     let unpacked = execute(&op, &[TreeValue::Stack(context.clone())], &|stack| store.stack_dirs(stack), store, None, StopSignal::default())?;
     let tree = MergedTree::open(&[unpacked.fs().to_path_buf()]).map_err(|e| failed(&e))?;
-    definition::read_tree(&tree, &wanted).map_err(|e| failed(&e))
+    definition::read_tree(&tree, &wanted, store.limits()).map_err(|e| failed(&e))
 }
 
 /// When a fetched context was made, in seconds since 1970: a repository's commit; of a download what its server said, else the newest entry of the
@@ -237,18 +238,11 @@ pub fn time_of_remote(context: &Stack, is_file: bool, store: &Store) -> Result<O
     let Some(file) = tree.list(&TreePath::root())?.into_iter().next() else { return Ok(None) };
     let files = MergedTree::open(&store.stack_dirs(context)).map_err(|e| failed(&e))?;
     let mut file = files.open_file(&file.path).map_err(|e| failed(&e))?;
-    let Some(compression) = archive::sniff(&mut file).map_err(|e| failed(&e))? else { return Ok(None) };
-    let packed = |packed| archive::decompress(packed, compression);
-    let stream = store.limits().watch(file, packed).map_err(|e| failed(&e))?;
-    newest_entry(stream).map_err(|e| failed(&e))
-}
-
-fn newest_entry(tar: impl Read) -> io::Result<Option<i64>> {
-    let mut newest = None;
-    for entry in tar::Archive::new(tar).entries()? {
-        newest = newest.max(i64::try_from(entry?.header().mtime()?).ok());
-    }
-    Ok(newest)
+    let Some(compression) = archive::sniff(&mut file, store.limits()).map_err(|e| failed(&e))? else { return Ok(None) };
+    let packed = |packed| archive::decompress(packed, compression, store.limits());
+    let mut stream = store.limits().watch(file, packed).map_err(|e| failed(&e))?;
+    let newest = newest_time(&mut stream, &store.limits().tar).map_err(|e| failed(&e))?;
+    Ok(newest.map(|time| time.seconds))
 }
 
 fn open<'a>(value: &'a TreeValue, layer_dirs: &dyn Fn(&Stack) -> Vec<PathBuf>, store: &Store) -> Result<Source<'a>, StepError> {
