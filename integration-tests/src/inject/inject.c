@@ -260,6 +260,8 @@ int main(int argc, char **argv) {
     if (!argv[word] || strcmp(argv[word], "--") || !argv[word + 1]) return 125;
     char **command = argv + word + 1;
 
+    /* What the program leaves becomes a child of this process, which can see its very end. */
+    if (prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0) fail("prctl");
     int sockets[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, sockets) != 0) fail("socketpair");
     child = fork();
@@ -340,6 +342,9 @@ int main(int argc, char **argv) {
             if (!ended) {
                 waitpid(child, &status, 0);
                 ended = 1;
+            }
+            /* The kernel forgets a filter before it closes the files, and with them the locks, of whoever had it. */
+            while (waitpid(-1, NULL, 0) > 0) {
             }
             break;
         }
