@@ -174,10 +174,10 @@ impl Build<'_> {
         if epoch.is_none() && self.request.outputs.iter().any(|output| output.rewrite_timestamp) {
             self.tasks.note("rewrite-timestamp=true does nothing without an epoch: give SOURCE_DATE_EPOCH, or --reproducible");
         }
-        let Compiled { graph, targets, .. } = compiled;
+        let Compiled { graph, targets, index, .. } = compiled;
         let wanted: Vec<VertexId> = targets.iter().filter_map(|target| target.vertex).collect();
         let needed = graph.reachable(&wanted);
-        let export = self.export_request(epoch);
+        let export = self.export_request(epoch, index);
         let (made, early) = Early::new(&export, &graph, &wanted, self.store, &self.sources.threads);
         let vertices = Arc::new(Vertices::new(VerticesOf {
             graph: graph.clone(),
@@ -358,7 +358,7 @@ impl Build<'_> {
         scheduled
     }
 
-    fn export_request(&self, epoch: Option<i64>) -> ExportRequest<'_> {
+    fn export_request(&self, epoch: Option<i64>, index: bool) -> ExportRequest<'_> {
         ExportRequest {
             outputs: &self.request.outputs,
             tags: &self.request.tags,
@@ -366,6 +366,7 @@ impl Build<'_> {
             source_date_epoch: epoch,
             timestamps: self.request.timestamps,
             tripwire: Tripwire::new(&self.request.secrets, &self.request.allow_secret_in_image).map(Arc::new),
+            index,
         }
     }
 

@@ -155,6 +155,8 @@ pub struct Compiled {
     pub sources: Vec<Arc<SourceText>>,
     /// Seconds since 1970 that the definition itself asks for (`SOURCE_DATE_EPOCH`); the request's own come first.
     pub source_date_epoch: Option<i64>,
+    /// Whether the result is an index also if it has one image only.
+    pub index: bool,
 }
 
 /// An image to assemble.

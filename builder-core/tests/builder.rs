@@ -30,6 +30,7 @@ impl Frontend for Fixed {
             warnings: vec![],
             sources: vec![],
             source_date_epoch: None,
+            index: false,
         })))
     }
 }

@@ -35,7 +35,8 @@ struct Graph {
 impl Frontend for Fixed {
     fn compile(&self, _: &Resolved) -> Result<Compilation, Vec<Diagnostic>> {
         let target = TargetImage { platform: Platform::host(), vertex: Some(self.0.target), config: ImageDocument::default(), history: vec![] };
-        let compiled = Compiled { graph: self.0.graph.clone(), targets: vec![target], warnings: vec![], sources: vec![], source_date_epoch: None };
+        let compiled =
+            Compiled { graph: self.0.graph.clone(), targets: vec![target], warnings: vec![], sources: vec![], source_date_epoch: None, index: false };
         Ok(Compilation::Ready(Box::new(compiled)))
     }
 }

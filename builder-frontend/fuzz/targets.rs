@@ -1,8 +1,10 @@
 //! What is fuzzed: every way in which text of others is read. Each takes any bytes and must neither panic nor hang nor grow without bounds.
 
-use builder_core::frontend::{Frontend as _, Resolved};
-use builder_core::oci::Platform;
-use builder_frontend::compile::{CallOutcome, DockerfileFrontend, DockerfileSource, FrontendOptions};
+use std::sync::Arc;
+
+use builder_core::frontend::{Answer, Compilation, Frontend as _, MAX_ROUNDS, Need, Resolved, ResolvedImage, Selected};
+use builder_core::oci::{ImageDocument, Platform, Sha256Digest};
+use builder_frontend::compile::{CallOutcome, DockerfileFrontend, DockerfileSource, FrontendOptions, NamedContext};
 use builder_frontend::expand::{Environment, expand_heredoc, expand_word, expand_words};
 use builder_frontend::ignore::IgnoreFile;
 use builder_frontend::include::{Fetched, Includes, Policy, assemble};
@@ -84,6 +86,74 @@ pub(crate) fn convert(data: &[u8]) {
     assert!(second.warnings.len() <= first.warnings.len(), "{:?}", second.warnings);
     let left_out = second.warnings.iter().filter(|warning| warning.message.contains("is left out"));
     assert_eq!(left_out.count(), 0);
+}
+
+/// The whole way to a graph, and every call that builds nothing, with answers to all that is asked for. Images have triggers: the lines of the file
+/// itself that begin with `ONBUILD`.
+pub(crate) fn build(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let Ok(platform) = "linux/amd64".parse::<Platform>() else { return };
+    let source = DockerfileSource::Text { name: "Dockerfile".to_owned(), text: text.to_string() };
+    let mut options = FrontendOptions::new(source, platform.clone());
+    options.named_contexts.insert("ctx".to_owned(), NamedContext::Local { name: "ctx".to_owned() });
+    options.context_ignore = IgnoreFile::parse(b"*.md\n!a.md\n").ok();
+    if data.len().is_multiple_of(2) {
+        options.platforms = vec![platform, Platform { os: "linux".into(), architecture: "arm64".into(), variant: String::new() }];
+    }
+    let frontend = DockerfileFrontend::new(options);
+    let triggers: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("ONBUILD ")).collect();
+    let mut resolved = Resolved::default();
+    let mut graph = None;
+    for round in 0.. {
+        assert!(round < MAX_ROUNDS, "compiling does not end");
+        match frontend.compile(&resolved) {
+            Ok(Compilation::Needs(needs)) => learn(&mut resolved, needs, &triggers),
+            Ok(Compilation::Ready(compiled)) => {
+                graph = Some(compiled.graph.ids().count());
+                break;
+            }
+            Err(problems) => {
+                assert!(!problems.is_empty(), "it fails for a reason");
+                break;
+            }
+        }
+    }
+    settle(&mut resolved, &triggers, |resolved| Some(frontend.check(resolved)));
+    settle(&mut resolved, &triggers, |resolved| frontend.outline(resolved).ok());
+    settle(&mut resolved, &triggers, |resolved| frontend.targets(resolved).ok());
+    // What the calls have asked for besides changes no build.
+    if let (Some(vertices), Ok(Compilation::Ready(again))) = (graph, frontend.compile(&resolved)) {
+        assert_eq!(again.graph.ids().count(), vertices);
+    }
+}
+
+fn settle<T>(resolved: &mut Resolved, triggers: &[&str], call: impl Fn(&Resolved) -> Option<CallOutcome<T>>) {
+    for round in 0.. {
+        assert!(round < MAX_ROUNDS, "a call does not end");
+        match call(resolved) {
+            Some(CallOutcome::Needs(needs)) => learn(resolved, needs, triggers),
+            Some(CallOutcome::Ready(_)) | None => return,
+        }
+    }
+}
+
+fn learn(resolved: &mut Resolved, needs: Vec<Need>, triggers: &[&str]) {
+    assert!(!needs.is_empty(), "needs are never empty");
+    for need in needs {
+        let answer = match &need {
+            Need::Image { reference, platform, .. } if reference.familiar() != "missing" => {
+                let mut config = ImageDocument { os: "linux".into(), architecture: platform.architecture.clone(), ..ImageDocument::default() };
+                config.config.on_build = Some(triggers.iter().map(|line| (*line).to_owned()).collect());
+                let (manifest, diff_ids) = (Sha256Digest::of(b"m"), Vec::new());
+                Answer::Image(Arc::new(ResolvedImage { manifest, diff_ids, config, platform: platform.clone() }))
+            }
+            Need::Selection { source, .. } if source.len().is_multiple_of(2) => Answer::Selection(Selected::Nothing),
+            Need::Selection { .. } => Answer::Selection(Selected::LeftOut("a rule".to_owned())),
+            Need::Time { .. } => Answer::Time(Some(1)),
+            _ => Answer::Failed("it is missing".to_owned()),
+        };
+        assert!(resolved.answers.insert(need, answer).is_none(), "nothing is asked for twice");
+    }
 }
 
 /// Expansion of words and heredocs: the first line is an environment, the rest is expanded.

@@ -278,7 +278,7 @@ pub struct Add {
     /// `--exclude`, in order.
     pub excludes: Vec<Word>,
     /// `--keep-git-dir`.
-    pub keep_git_dir: bool,
+    pub keep_git_dir: Option<bool>,
     /// `--checksum`.
     pub checksum: Option<Word>,
     /// `--unpack`.

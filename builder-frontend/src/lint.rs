@@ -78,6 +78,8 @@ rules! {
     PACKAGE_CACHE_IN_LAYER, "PackageCacheInLayer", "The cache of a package manager makes the final image larger and is of no use in it";
     EXEC_FORM_NOT_JSON, "ExecFormNotJson", "The exec form is JSON: words in double quotes. Anything else is given to the shell";
     WILDCARD_MATCHES_NOTHING, "WildcardMatchesNothing", "A wildcard that matches nothing copies nothing";
+    SEVERAL_SOURCES_ONE_FILE, "SeveralSourcesOneFile", "The destination of several sources is a directory, and says so with a slash at its end";
+    DIRECTORY_MODE_WITHOUT_EXECUTE, "DirectoryModeWithoutExecute", "A directory without the right to execute can't be entered";
 }
 
 /// The rule of that name.

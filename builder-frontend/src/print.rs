@@ -179,7 +179,7 @@ impl Parts {
         parts.word("chmod", add.chmod.as_ref());
         parts.set("link", add.link);
         parts.words("exclude", &add.excludes);
-        parts.set("keep-git-dir", add.keep_git_dir);
+        add.keep_git_dir.iter().for_each(|keep| parts.flag("keep-git-dir", keep.to_string()));
         parts.word("checksum", add.checksum.as_ref());
         add.unpack.iter().for_each(|unpack| parts.flag("unpack", unpack.to_string()));
         parts

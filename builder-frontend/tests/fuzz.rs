@@ -84,6 +84,11 @@ const WORDS: &[&str] = &[
     "--timeout=1s ",
     "--retry=1 ",
     "ARG A=b\n",
+    "busybox",
+    " AS a\n",
+    "ADD ",
+    "--from=a ",
+    "--link ",
 ];
 
 fn mutate(corpus: &[Vec<u8>], random: &mut Random) -> Vec<u8> {
@@ -158,6 +163,11 @@ fn any_includes() {
 #[test]
 fn any_conversion() {
     drive("convert", targets::convert);
+}
+
+#[test]
+fn any_build() {
+    drive("build", targets::build);
 }
 
 #[test]

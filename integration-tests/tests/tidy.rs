@@ -67,6 +67,9 @@ fn libraries_do_not_know_what_lies_above_them() {
     }
 }
 
+/// The rules of A0 to A16 in the project's inventory of the language.
+const RULES: usize = 128;
+
 #[test]
 fn every_file_says_what_it_is_for() {
     for file in sources(&ALL) {
@@ -155,16 +158,25 @@ fn read(path: &Path) -> String {
     std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-/// Every section of the language's reference has a table test that bears its id (`a9_7_…` or `a16_…`).
+/// `docs/language.md` names for every rule of the language tests that are there and bear its number (`a9_7_…` for A9.7).
 #[test]
-fn every_section_of_the_language_has_a_test_named_for_it() {
+fn every_rule_of_the_language_has_tests_named_for_it() {
     let mut tests = BTreeSet::new();
     for file in sources(&ALL) {
         let text = read(&file);
-        tests.extend(text.lines().filter_map(|line| line.trim_start().strip_prefix("fn a")?.split('(').next().map(|name| format!("a{name}"))));
+        let names = text.lines().filter_map(|line| line.trim_start().trim_start_matches("async ").strip_prefix("fn ")?.split('(').next());
+        tests.extend(names.map(str::to_owned));
     }
-    let listed = include_str!("../sections.txt").lines().filter(|line| !line.starts_with('#'));
-    let prefix = |section: &str| format!("{}_", section.to_lowercase().replace('.', "_"));
-    let untested: Vec<&str> = listed.filter(|section| !tests.iter().any(|test| test.starts_with(&prefix(section)))).collect();
-    assert!(untested.is_empty(), "no test is named for {}", untested.join(", "));
+    let table = read(&workspace().join("docs/language.md"));
+    let mut rules = 0;
+    for row in table.lines().filter(|line| line.starts_with("| A")) {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [rule, _, named] = cells[..] else { panic!("{row}") };
+        let prefix = format!("{}_", rule.to_lowercase().replace('.', "_"));
+        for name in named.split(", ").map(|name| name.trim_matches('`')) {
+            assert!(name.starts_with(&prefix) && tests.contains(name), "{rule}: there is no test {name:?} of this rule");
+        }
+        rules += 1;
+    }
+    assert_eq!(rules, RULES, "a rule is missing in the table, or is new");
 }

@@ -37,6 +37,8 @@ pub(super) struct Form {
     pub(super) annotations: Annotations,
     /// Secrets that nothing may hold.
     pub(super) tripwire: Option<Arc<Tripwire>>,
+    /// An index also for one image.
+    pub(super) index: bool,
 }
 
 /// Which blobs are wanted in the store.
@@ -149,7 +151,7 @@ pub(super) async fn make(
         return Err(ExportError::Request("annotations need OCI media types: leave out oci-mediatypes=false, or the annotations".into()));
     }
     let has_index_annotations = !form.annotations.index.is_empty() || !form.annotations.index_descriptor.is_empty();
-    if images.len() == 1 && has_index_annotations {
+    if images.len() == 1 && !form.index && has_index_annotations {
         return Err(ExportError::Request("index annotations need an index, which only images for several platforms have".into()));
     }
     progress.status("exporting layers", 0, 0, false);
@@ -166,7 +168,7 @@ pub(super) async fn make(
         all.push(image);
     }
     let (index, top) = match &all[..] {
-        [one] => (None, one.manifest.clone()),
+        [one] if !form.index => (None, one.manifest.clone()),
         _ => {
             let media_type = if form.oci { media::OCI_INDEX } else { media::DOCKER_LIST };
             let manifests = all.iter().map(|image| image.manifest.clone()).collect();

@@ -184,7 +184,8 @@ mod tests {
         let tags = ["a".parse().expect("name")];
         let of = |outputs: &[Output], tags: &[crate::oci::Reference]| {
             let annotations = BTreeMap::new();
-            let request = ExportRequest { outputs, tags, annotations: &annotations, source_date_epoch: None, timestamps: None, tripwire: None };
+            let request =
+                ExportRequest { outputs, tags, annotations: &annotations, source_date_epoch: None, timestamps: None, tripwire: None, index: false };
             forms(&request).into_iter().map(|(_, compression)| compression).collect::<Vec<_>>()
         };
         assert_eq!(of(&[], &[]), []);

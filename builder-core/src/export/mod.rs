@@ -63,6 +63,14 @@ pub struct ExportRequest<'a> {
     pub timestamps: Option<Timestamps>,
     /// Secrets that nothing may hold; none if no secrets were lent.
     pub tripwire: Option<Arc<Tripwire>>,
+    /// Whether the result is an index also if it has one image only.
+    pub index: bool,
+}
+
+impl ExportRequest<'_> {
+    fn has_index(&self, images: &[FinalImage]) -> bool {
+        self.index || images.len() > 1
+    }
 }
 
 /// What was made.
@@ -181,8 +189,12 @@ pub async fn export(
         let names = if output.names.is_empty() { request.tags } else { &output.names };
         match output.kind {
             OutputKind::CacheOnly => {}
-            OutputKind::Local => rootfs::local(output, images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?,
-            OutputKind::Tar => rootfs::tar(output, images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?,
+            OutputKind::Local => {
+                rootfs::local(&split(request, output), images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?
+            }
+            OutputKind::Tar => {
+                rootfs::tar(&split(request, output), images, epoch_of(times), request.tripwire.as_ref(), store, sources, progress).await?
+            }
             OutputKind::Oci { .. } | OutputKind::Docker => {
                 let form = form_of(request, output, Blobs::All)?;
                 let documents = documents::make(&form, images, store, sources, None, progress).await?;
@@ -225,6 +237,11 @@ pub async fn export(
     Ok(exported)
 }
 
+/// A tree of a result with an index lies in a directory of its platform, also if it is the only one.
+fn split(request: &ExportRequest<'_>, output: &Output) -> Output {
+    Output { platform_split: output.platform_split.or(request.index.then_some(true)), ..output.clone() }
+}
+
 /// In which form an output has its images.
 fn form_of(request: &ExportRequest<'_>, output: &Output, blobs: Blobs) -> Result<Form, ExportError> {
     Ok(Form {
@@ -236,6 +253,7 @@ fn form_of(request: &ExportRequest<'_>, output: &Output, blobs: Blobs) -> Result
         keep_foreign: output.keep_foreign,
         annotations: annotations::parse(request.annotations.iter().chain(&output.annotations))?,
         tripwire: request.tripwire.clone(),
+        index: request.index,
     })
 }
 
@@ -250,6 +268,7 @@ fn unpacked_form(request: &ExportRequest<'_>) -> Result<Form, ExportError> {
         keep_foreign: false,
         annotations: annotations::parse(request.annotations.iter())?,
         tripwire: request.tripwire.clone(),
+        index: request.index,
     })
 }
 
@@ -260,7 +279,7 @@ fn check(request: &ExportRequest<'_>, images: &[FinalImage]) -> Result<(), Expor
         return refuse("only one output may go to standard output: give the others a dest");
     }
     for output in request.outputs {
-        if output.kind == OutputKind::Docker && images.len() > 1 {
+        if output.kind == OutputKind::Docker && request.has_index(images) {
             return refuse("a docker archive holds one platform: use type=oci, or choose one with --platform");
         }
         if output.push.is_some() && output.names.is_empty() && request.tags.is_empty() {

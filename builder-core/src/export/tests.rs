@@ -146,6 +146,7 @@ impl Bench {
             source_date_epoch: None,
             timestamps: None,
             tripwire: None,
+            index: false,
         };
         export(&request, images, &self.store, &self.sources, &silent).await
     }
@@ -243,6 +244,28 @@ async fn d3_several_platforms_make_an_index_in_their_order() {
 }
 
 #[tokio::test]
+async fn a7_8_an_index_of_one_image() {
+    let bench = Bench::new();
+    let image = bench.image().await;
+    let request = ExportRequest {
+        outputs: &[bench.output(OutputKind::Oci { tar: false }, "out"), bench.output(OutputKind::Local, "local")],
+        tags: &[],
+        annotations: &BTreeMap::new(),
+        source_date_epoch: None,
+        timestamps: None,
+        tripwire: None,
+        index: true,
+    };
+    export(&request, std::slice::from_ref(&image), &bench.store, &bench.sources, &silent).await.expect("exported");
+    let index = fs::read(bench.out("out/index.json")).expect("index");
+    let Ok(Document::Index(index)) = Document::parse(&index, None, &DocumentLimits::default()) else { panic!("no index") };
+    assert_eq!((index.manifests[0].media_type.as_str(), verified(&bench.out("out")).len()), (media::OCI_INDEX, 1));
+    assert!(bench.out("local/linux_amd64/d/f").is_file(), "a directory for the platform");
+    let archive = ExportRequest { outputs: &[bench.output(OutputKind::Docker, "d.tar")], ..request };
+    assert!(export(&archive, &[image], &bench.store, &bench.sources, &silent).await.is_err(), "a docker archive has none");
+}
+
+#[tokio::test]
 async fn d5_local_merges_into_a_directory_and_follows_no_link() {
     let bench = Bench::new();
     let image = bench.image().await;
@@ -305,6 +328,7 @@ async fn a_name_alone_is_kept_and_can_be_built_on() {
         source_date_epoch: None,
         timestamps: None,
         tripwire: None,
+        index: false,
     };
     let exported = export(&request, std::slice::from_ref(&image), &bench.store, &bench.sources, &silent).await.expect("named");
     assert!(exported.images[0].config.is_some());

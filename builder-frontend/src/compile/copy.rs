@@ -185,6 +185,7 @@ impl Compiler<'_> {
             return;
         }
         self.check_selection(flags.keyword, &sources, flags.parents, origin, step);
+        self.check_destination(flags, &shared, &sources, state, step);
 
         let meta = self.meta(name.clone(), step.place(), step.ignore_cache);
         let layer = self.graph.add(Op::File(FileOp { base: base.is_some(), actions: work.actions }), work.inputs, meta);
@@ -242,7 +243,13 @@ impl Compiler<'_> {
                         }
                         git.checksum = Some(commit.clone());
                     }
-                    let keep = add.filter(|add| add.keep_git_dir).map(|_| true);
+                    let keep = add.and_then(|add| add.keep_git_dir);
+                    if let (Some(flag), Some(query)) = (keep, git.keep_git_dir)
+                        && flag != query
+                    {
+                        let message = format!("keep-git-dir={query} of the address and --keep-git-dir={flag} contradict each other");
+                        self.fail(step.place(), Problem::error("keep-git-dir", message, word.span).help("leave out one of them"));
+                    }
                     let name = load_name(&git.url);
                     let meta = self.meta(name, step.place(), false);
                     (self.graph.add(Op::Source(git.source(keep)), Vec::new(), meta), vec![String::new()], false)
@@ -347,6 +354,26 @@ impl Compiler<'_> {
                 };
                 self.lint(&lint::COPY_IGNORED_PATH, step, format!("{source:?} is left out by {by}, and nothing of it is let in again"));
             }
+        }
+    }
+
+    /// What is copied as asked for and seldom meant: a file for several sources, directories that nobody can enter.
+    fn check_destination(&mut self, flags: &Flags<'_>, shared: &Shared, sources: &[(String, &Word)], state: &StageState, step: &Step<'_>) {
+        let dest = &shared.dest;
+        // The working directory exists, and so does all above it.
+        let exists = std::path::Path::new(state.workdir()).starts_with(&dest.path);
+        if sources.len() + flags.paths.heredocs.len() > 1 && !dest.is_dir && !exists {
+            let detail = format!(
+                "Several sources and one destination: unless {0} is a directory already, each replaces the one before. Write {0}/ for a directory",
+                dest.path
+            );
+            self.lint(&lint::SEVERAL_SOURCES_ONE_FILE, step, detail);
+        }
+        let Some(Chmod::Octal(mode)) = shared.chmod else { return };
+        let is_directory = |source: &str| (clipped(source).is_empty() || source.ends_with('/')) && !is_http(source) && !has_wildcards(source);
+        if mode & 0o111 == 0 && sources.iter().any(|(source, _)| is_directory(source)) {
+            let detail = format!("--chmod={mode:o} is the mode of directories, too, which only root can enter then. Write --chmod=u=rwX,go=rX");
+            self.lint(&lint::DIRECTORY_MODE_WITHOUT_EXECUTE, step, detail);
         }
     }
 

@@ -100,6 +100,7 @@ impl Compiler<'_> {
                 NamedContext::Local { .. } => Ok(Dated::Local),
                 NamedContext::Http { url } => Ok(Dated::Source(SourceOp::Http { filename: remote::http_filename(&url), url, checksum: None })),
                 NamedContext::Git { url } => match GitReference::parse(&url) {
+                    Some(Ok(git)) if word == CONTEXT => Ok(Dated::Source(self.frontend.main_repository(&git))),
                     Some(Ok(git)) => Ok(Dated::Source(git.source(None))),
                     Some(Err(reason)) => Err(Problem::error("git-reference", format!("cannot use git repository {url}: {reason}"), place)),
                     None => Err(Problem::error("git-reference", format!("{url:?} is no address of a git repository"), place)),

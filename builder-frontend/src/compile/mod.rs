@@ -11,6 +11,7 @@
 //! - Only reachable stages ask for images and report problems; the rest is parsed and checked for style.
 
 mod call;
+mod control;
 mod convert;
 mod copy;
 mod epoch;
@@ -35,7 +36,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use builder_core::diagnostic::{Diagnostic, Severity};
 use builder_core::frontend::{Compilation, Compiled, Frontend, Need, Resolved, TargetImage};
-use builder_core::graph::GraphBuilder;
+use builder_core::graph::{GraphBuilder, SourceOp};
 use builder_core::oci::Platform;
 use serde_json::Value;
 
@@ -48,6 +49,7 @@ use crate::diagnostic::Problem;
 use crate::lint::{CheckOptions, Linter};
 use crate::source::Span;
 use crate::stage::StageTable;
+use control::Control;
 use epoch::EpochOutcome;
 use file::{Located, ParsedFile};
 use open::Opened;
@@ -64,6 +66,7 @@ pub struct DockerfileFrontend {
 
 /// One call's work on one file.
 pub(crate) struct Compiler<'a> {
+    frontend: &'a DockerfileFrontend,
     options: &'a FrontendOptions,
     build_args: &'a BTreeMap<String, String>,
     contexts: &'a BTreeMap<String, NamedContext>,
@@ -72,7 +75,7 @@ pub(crate) struct Compiler<'a> {
     resolved: &'a Resolved,
     /// Whether images may stay unknown and rights ungranted, because nothing will be built.
     lenient: bool,
-    /// Whether several platforms were asked for.
+    /// Whether the result is an index: names of steps begin with their platform.
     multi_platform: bool,
     graph: GraphBuilder,
     needs: BTreeSet<Need>,
@@ -87,6 +90,7 @@ pub(crate) struct Compiler<'a> {
 impl<'a> Compiler<'a> {
     fn new(frontend: &'a DockerfileFrontend, file: &'a ParsedFile, table: &'a StageTable<'a>, resolved: &'a Resolved, check: CheckOptions) -> Self {
         Self {
+            frontend,
             options: &frontend.options,
             build_args: &frontend.build_args,
             contexts: &frontend.contexts,
@@ -94,7 +98,7 @@ impl<'a> Compiler<'a> {
             table,
             resolved,
             lenient: false,
-            multi_platform: frontend.options.platforms.len() > 1,
+            multi_platform: frontend.has_index(),
             graph: GraphBuilder::new(),
             needs: BTreeSet::new(),
             problems: Vec::new(),
@@ -184,6 +188,20 @@ impl DockerfileFrontend {
         }
         let contexts = platform::comparable(&options.named_contexts);
         Self { options, build_args, contexts }
+    }
+
+    fn control(&self) -> Result<Control, Diagnostic> {
+        Control::read(&self.build_args, self.options.platforms.len())
+    }
+
+    /// Whether the result is an index. Wrong values were told when the file was opened.
+    fn has_index(&self) -> bool {
+        self.control().ok().and_then(|control| control.multi_platform).unwrap_or(self.options.platforms.len() > 1)
+    }
+
+    /// What fetches the repository that is the main context.
+    fn main_repository(&self, git: &GitReference) -> SourceOp {
+        git.source(git.keep_git_dir.or(self.control().unwrap_or_default().keep_git_dir))
     }
 
     /// Problems that keep the file from being compiled, and those that can be told of the rest of it, so that one run shows all.
@@ -308,7 +326,14 @@ impl Frontend for DockerfileFrontend {
             return Err(violations(warnings));
         }
         let graph = compiler.graph.finish();
-        Ok(Compilation::Ready(Box::new(Compiled { graph, targets, warnings, sources: file.texts.clone(), source_date_epoch })))
+        Ok(Compilation::Ready(Box::new(Compiled {
+            graph,
+            targets,
+            warnings,
+            sources: file.texts.clone(),
+            source_date_epoch,
+            index: self.has_index(),
+        })))
     }
 }
 

@@ -47,6 +47,7 @@ enum InContext<'r> {
 
 impl DockerfileFrontend {
     pub(crate) fn open(&self, resolved: &Resolved) -> Result<Opened, Vec<Diagnostic>> {
+        self.control().map_err(|problem| vec![problem])?;
         let (name, text, root) = match &self.options.dockerfile {
             DockerfileSource::Text { name, text } => (name.clone(), text.as_str(), Cow::Borrowed(&self.options.includes)),
             DockerfileSource::InContext { path } => match self.in_context(path, resolved)? {
@@ -87,7 +88,7 @@ impl DockerfileFrontend {
     fn main_context(&self) -> Result<Directory<'_>, Vec<Diagnostic>> {
         let remote = match &self.options.context {
             NamedContext::Git { url } => match GitReference::parse(url) {
-                Some(Ok(git)) => Some(git.source(None)),
+                Some(Ok(git)) => Some(self.main_repository(&git)),
                 Some(Err(reason)) => return Err(vec![plain_error("git-reference", format!("cannot use git repository {url}: {reason}"))]),
                 None => return Err(vec![plain_error("git-reference", format!("{url:?} is no address of a git repository"))]),
             },

@@ -282,6 +282,8 @@ impl<'a> Compiler<'a> {
 fn context_origin(name: &str, context: &NamedContext, platform: &Platform) -> Origin {
     let image = |reference: &Reference, location| Origin::Image(ImageSource { reference: reference.clone(), location, platform: platform.clone() });
     match context {
+        // The name that no image has (A6.2).
+        NamedContext::Image { reference } if reference.familiar() == "scratch" => Origin::Scratch,
         NamedContext::Image { reference } => image(reference, NeedLocation::Registry),
         NamedContext::OciLayout { path, reference } => image(reference, NeedLocation::OciLayout(path.clone())),
         NamedContext::Local { .. } | NamedContext::Http { .. } | NamedContext::Git { .. } => {

@@ -201,7 +201,8 @@ impl Compiler<'_> {
             NamedContext::Git { url } => match GitReference::parse(url) {
                 Some(Ok(git)) => {
                     let meta = self.meta(shown, place, false);
-                    self.graph.add(Op::Source(git.source(None)), Vec::new(), meta)
+                    let source = if name.is_none() { self.frontend.main_repository(&git) } else { git.source(None) };
+                    self.graph.add(Op::Source(source), Vec::new(), meta)
                 }
                 Some(Err(reason)) => {
                     self.fail(place, Problem::error("git-reference", format!("cannot use git repository {url}: {reason}"), place.lines));

@@ -50,7 +50,7 @@ pub(super) fn add(line: &Line<'_>) -> Result<InstructionKind, Problem> {
         chmod: flags.text("chmod"),
         link: flags.bool("link").unwrap_or(false),
         excludes: flags.list("exclude"),
-        keep_git_dir: flags.bool("keep-git-dir").unwrap_or(false),
+        keep_git_dir: flags.bool("keep-git-dir"),
         checksum: flags.text("checksum"),
         unpack: flags.bool("unpack"),
     }))

@@ -34,6 +34,11 @@ fn a15_notes_are_about_what_is_certain() {
         ("FROM busybox\nCOPY hidden*.txt /\n", "2 WildcardMatchesNothing"),
         ("FROM busybox\nCOPY some*.txt none.txt /x/\n", ""),
         ("FROM busybox AS b\nFROM busybox\nCOPY --from=b none*.txt /\n", ""),
+        ("FROM busybox\nCOPY a <<b /x\nb\nCOPY a <<b /x/\nb\nCOPY a b .\nCOPY a /x\n", "2 SeveralSourcesOneFile"),
+        (
+            "FROM busybox\nCOPY --chmod=644 . /x\nCOPY --chmod=0600 src/ /x/\nCOPY --chmod=755 . /x\nCOPY --chmod=644 f /x\nCOPY --chmod=go=r . /x\n",
+            "2 DirectoryModeWithoutExecute|3 DirectoryModeWithoutExecute",
+        ),
         ("# check=skip=WildcardMatchesNothing\nFROM busybox\nCOPY none*.txt /\n", ""),
         ("# check=skip=UnusedStage\nFROM busybox\nFROM busybox\n", ""),
     ] {

@@ -1,4 +1,4 @@
-//! A test for each section of the language that no other test is named for (`integration-tests/sections.txt` lists all): small files, and what
+//! A test for each section of the language that no other test is named for (`docs/language.md` lists all): small files, and what
 //! becomes of them.
 
 use super::*;
@@ -298,6 +298,24 @@ fn a7_8_arguments_for_the_builder() {
     let run = processes(&compiled).pop().expect("a process");
     assert_eq!((run.hostname.as_str(), env(&compiled)), ("h", Vec::new()));
     assert!(format!("{:?}", run.mounts[0].kind).contains("ns/"), "{:?}", run.mounts);
+    let one = with_args("FROM busybox\nRUN x\n", &[("BUILDKIT_MULTI_PLATFORM", "1")]);
+    assert_eq!((one.index, names(&one).pop().as_deref()), (true, Some("[linux/amd64 2/2] RUN x")));
+    let with = |name: &str, value: &str, context: &str, platforms: &[&str]| FrontendOptions {
+        build_args: vec![(name.into(), value.into())],
+        context: NamedContext::Git { url: context.into() },
+        platforms: platforms.iter().map(|name| platform(name)).collect(),
+        ..options("FROM scratch\nCOPY f /\n")
+    };
+    for (value, address, keeps) in
+        [("1", "https://h/r.git", true), ("false", "https://h/r.git", false), ("1", "https://h/r.git?keep-git-dir=0", false)]
+    {
+        let compiled = compile_with(with("BUILDKIT_CONTEXT_KEEP_GIT_DIR", value, address, &[])).expect("compiles");
+        assert!(dump(&compiled).contains(&format!("keep={keeps}")), "{value} {address}: {}", dump(&compiled));
+    }
+    let contradiction = errors_with(with("BUILDKIT_MULTI_PLATFORM", "false", "https://h/r.git", &["linux/amd64", "linux/arm64"]));
+    assert_eq!(contradiction, ["0: BUILDKIT_MULTI_PLATFORM=false contradicts --platform, which names 2"]);
+    let wrong = errors_with(with("BUILDKIT_CONTEXT_KEEP_GIT_DIR", "maybe", "https://h/r.git", &[]));
+    assert_eq!(wrong, ["0: the build argument BUILDKIT_CONTEXT_KEEP_GIT_DIR is true or false, not \"maybe\""]);
 }
 
 #[test]
@@ -342,6 +360,7 @@ fn a8_12_wrong_options_of_mounts() {
 #[test]
 fn a9_6_several_sources_need_no_slash() {
     assert_eq!(sources("FROM busybox\nCOPY a b /x\n"), ["a", "b"]);
+    assert_eq!(warnings(&compile("FROM busybox\nCOPY a b /x\nWORKDIR /x/y\nCOPY a b /x\nCOPY a b /z/\n")), ["2 SeveralSourcesOneFile"]);
 }
 
 #[test]
@@ -350,6 +369,18 @@ fn a9_13_copy_takes_no_addresses() {
         ("FROM busybox\nCOPY https://h/f /\n", "source can't be a URL for COPY"),
         ("FROM busybox\nCOPY git@h:r.git /\n", "source can't be a git ref for COPY"),
     ]);
+}
+
+#[test]
+fn a9_16_flag_and_query_agree() {
+    let add = |flag: &str, query: &str| errors(&format!("FROM scratch\nADD {flag} https://h/r.git{query} /\n"));
+    assert_eq!(add("--keep-git-dir", "?keep-git-dir=true"), Vec::<String>::new());
+    assert_eq!(
+        add("--keep-git-dir=false", "?keep-git-dir=1"),
+        ["2: keep-git-dir=true of the address and --keep-git-dir=false contradict each other"]
+    );
+    let commits = add("--checksum=1234567", "?commit=abcdef0");
+    assert_eq!(commits, ["2: the checksum of the address and that of --checksum contradict each other"]);
 }
 
 #[test]
@@ -426,6 +457,9 @@ fn a12_4_an_image_context_brings_its_config() {
     given.named_contexts.insert("base".into(), NamedContext::Local { name: "base".into() });
     let compiled = compile_with(given).expect("compiles");
     assert_eq!(config(&compiled)["Env"], json!([PATH]), "a directory brings none");
+    let mut given = options("FROM base\nCOPY f /\n");
+    given.named_contexts.insert("base".into(), NamedContext::Image { reference: "scratch".parse().expect("a reference") });
+    assert!(dump(&compile_with(given).expect("compiles")).starts_with("0 local context"), "no image has this name");
 }
 
 #[test]
