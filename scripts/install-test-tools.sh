@@ -29,6 +29,8 @@ need buildah buildah
 need debootstrap debootstrap
 need newuidmap uidmap
 need pasta passt
+need ip iproute2
+need nft nftables
 need qemu-aarch64-static qemu-user-static
 need mkfs.ext4 e2fsprogs
 need cc gcc

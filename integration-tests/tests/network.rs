@@ -43,6 +43,9 @@ RUN ls /sys/class/net > /interfaces; wget -q -O /neighbour http://198.18.0.2/fil
 RUN --network=none wget -q -O /nothing http://198.18.0.2/file || echo none > /nothing
 ";
 
+/// The builder as root on a machine that forwards packets and has no `pasta`, which is found on PATH only.
+const FORWARDING: &str = "echo 1 > /proc/sys/net/ipv4/ip_forward && exec env PATH=/nonexistent \"$@\"";
+
 fn in_the_machine(build: Build, who: &str) -> Outcome {
     let script = MACHINE.replace("WHO", who);
     build.as_user("0").through(["unshare", "--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child", "sh", "-c", &script, "sh"]).run()
@@ -55,7 +58,7 @@ fn e2_3_by_default_a_step_reaches_the_world_and_not_this_machine() {
         String::from_utf8(output.stdout).expect("a number").trim().to_owned()
     };
     let as_user = format!("chown -R {0}:{1} \"$HOME\" && exec setpriv --reuid={0} --regid={1} --clear-groups \"$@\"", ids("-u"), ids("-g"));
-    for (who, run) in [("root", "exec \"$@\""), ("user", as_user.as_str())] {
+    for (who, run) in [("root", "exec \"$@\""), ("user", as_user.as_str()), ("root without pasta", FORWARDING)] {
         let bed = Bed::new();
         let base = bed.context("base", &[("Dockerfile", STEPS)]);
         std::fs::write(
@@ -93,23 +96,78 @@ RUN readlink /proc/self/ns/net > /c; wget -q -O - http://127.0.0.1:7000/ 2>&1 | 
 
 #[test]
 fn e1_1_steps_that_run_at_once_are_in_networks_of_their_own() {
-    let bed = Bed::new();
-    let context = bed.context("context", &[("Dockerfile", AT_ONCE)]);
-    std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static");
-    let name = format!("rbuild-canary-{}", std::process::id());
-    let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("an abstract socket");
-    let outcome = in_the_machine(bed.build(&context), "exec \"$@\"");
-    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
-    let image = outcome.image();
-    let file = |name: &str| String::from_utf8(image.file(name).unwrap_or_default()).expect("text");
-    let namespace = |name: &str| file(name).lines().next().unwrap_or_default().to_owned();
-    assert!(file("met").contains("met"), "they ran at once: {}", file("met"));
-    assert!(namespace("a").starts_with("net:[") && namespace("a") != namespace("b"), "{} {}", namespace("a"), namespace("b"));
-    // Abstract sockets belong to the network.
-    assert!(!file("a").contains(&name) && !file("b").contains('@'), "{}{}", file("a"), file("b"));
-    // What comes later finds nothing of what was there before.
-    assert!(file("c").contains("refused"), "{}", file("c"));
+    for who in ["exec \"$@\"", FORWARDING] {
+        let bed = Bed::new();
+        let context = bed.context("context", &[("Dockerfile", AT_ONCE)]);
+        std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static");
+        let name = format!("rbuild-canary-{}", std::process::id());
+        let _listener = UnixListener::bind_addr(&SocketAddr::from_abstract_name(&name).expect("a name")).expect("an abstract socket");
+        let outcome = in_the_machine(bed.build(&context), who);
+        assert_eq!(outcome.code, Some(0), "{who}: {}", outcome.log);
+        let image = outcome.image();
+        let file = |name: &str| String::from_utf8(image.file(name).unwrap_or_default()).expect("text");
+        let namespace = |name: &str| file(name).lines().next().unwrap_or_default().to_owned();
+        assert!(file("met").contains("met"), "{who}: they ran at once: {}", file("met"));
+        assert!(namespace("a").starts_with("net:[") && namespace("a") != namespace("b"), "{who}: {} {}", namespace("a"), namespace("b"));
+        // Abstract sockets belong to the network.
+        assert!(!file("a").contains(&name) && !file("b").contains('@'), "{who}: {}{}", file("a"), file("b"));
+        // What comes later finds nothing of what was there before.
+        assert!(file("c").contains("refused"), "{who}: {}", file("c"));
+    }
 }
+
+/// A step that waits forever unless the neighbour says that it is asked again, and tries what it must not reach: this machine by each of its addresses, a cloud's metadata.
+const WALLED: &str = "\
+FROM scratch
+COPY busybox /bin/busybox
+RUN [\"/bin/busybox\", \"--install\", \"-s\", \"/bin\"]
+RUN wget -q -O /again http://198.18.0.2/again || wget -q -O - http://198.18.0.2/cgi-bin/a
+RUN gateway=$(ip route | sed -n 's/default via \\([^ ]*\\).*/\\1/p'); \
+    for address in 127.0.0.1:81 198.18.0.1:82 $gateway:82 169.254.169.254:80; do wget -q -O - http://$address/file && echo $address >> /reached; done; true
+";
+
+#[test]
+fn a_pair_of_interfaces_leaves_nothing_behind_and_builds_do_not_meet() {
+    let bed = Bed::new();
+    let context = bed.context("context", &[("Dockerfile", WALLED)]);
+    std::fs::copy("/bin/busybox", context.join("busybox")).expect("busybox-static");
+    // A builder that is killed while its step waits; then two at once; what is seen in between.
+    let script = "
+        echo 1 > /proc/sys/net/ipv4/ip_forward
+        busybox httpd -p 0.0.0.0:82 -h /mnt/www
+        nsenter --net=/mnt/neighbour ip address add 169.254.169.254/32 dev lo
+        nsenter --net=/mnt/neighbour busybox httpd -p 169.254.169.254:80 -h /mnt/www
+        traces() { nft list tables; ip -oneline link show type veth | grep rbuild || true; }
+        gone() { while [ -n \"$(traces)\" ]; do :; done; }
+        env PATH=/nonexistent \"$@\" & builder=$!
+        until [ -n \"$(ls /mnt/www/asked 2>/dev/null)\" ]; do :; done
+        traces > \"$HOME/killed\"; kill -9 $builder; gone
+        touch /mnt/www/again
+        env PATH=/nonexistent RBUILD_ROOT=\"$HOME/other\" \"$@\" & other=$!
+        env PATH=/nonexistent \"$@\"
+        wait $other; gone
+        traces > \"$HOME/left\"; nft list ruleset >> \"$HOME/left\"; cat /proc/sys/net/ipv4/ip_forward >> \"$HOME/left\"";
+    // The first question of the killed build's step is a sign that it runs.
+    let script = format!("printf '#!/bin/sh\ntouch /mnt/www/asked; exec cat /mnt/ba\n' > www/cgi-bin/a{script}");
+    let build = bed.build(&context).as_user("0");
+    let home = build.home().to_owned();
+    let outcome = in_the_machine(build, &script);
+    assert_eq!(outcome.code, Some(0), "{}", outcome.log);
+    assert!(!outcome.log.contains("steps use the network of this machine"), "{}", outcome.log);
+    let read = |name: &str| std::fs::read_to_string(home.join(name)).expect("the script writes it");
+    assert!(read("killed").contains("table inet rbuild") && read("killed").contains("@if"), "{}", read("killed"));
+    assert_eq!(read("left"), "1\n");
+    assert_eq!(outcome.image().file("reached"), None, "{}", outcome.log);
+}
+
+/// A machine that forwards no packets, as far as can be seen, whatever this one does.
+const FORWARDS_NOTHING: [&str; 5] = [
+    "/usr/bin/unshare",
+    "--mount",
+    "/bin/sh",
+    "-c",
+    "for file in /proc/sys/net/ipv4/conf/*/forwarding; do /bin/mount --bind /dev/null $file; done; exec \"$0\" \"$@\"",
+];
 
 #[test]
 fn the_doctor_says_which_network_steps_would_have() {
@@ -118,11 +176,12 @@ fn the_doctor_says_which_network_steps_would_have() {
     let programs = bed.context("programs", &[("pasta", "#!/bin/sh\necho no tunnels today >&2; exit 1\n")]);
     std::fs::set_permissions(programs.join("pasta"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     let build = bed.build(&context);
+    let no_tunnel = FORWARDS_NOTHING.map(|word| word.replace("; exec", "; mount -t tmpfs none /dev/net; exec"));
     let cases = [
         (build.clone(), "each step has its own, by /usr/bin/pasta"),
-        (build.clone().env("PATH", "/nonexistent"), "there is no pasta on PATH"),
+        (build.clone().env("PATH", "/nonexistent").under(FORWARDS_NOTHING), "there is no pasta on PATH, and this machine forwards no packets"),
         (build.clone().env("PATH", programs), "pasta: no tunnels today"),
-        (build.clone().under(["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /dev/net && exec \"$@\"", "sh"]), "--device /dev/net/tun"),
+        (build.clone().under(no_tunnel), "--device /dev/net/tun"),
     ];
     for (build, words) in cases {
         let said = build.doctor();
@@ -185,8 +244,10 @@ fn without_pasta_the_machines_network_is_used_and_said_once() {
     let (bed, meeting) = (Bed::with_registry(), Meeting::start());
     let call = |name: &str| format!("RUN wget -q -O - {}/count/{name}\n", meeting.url());
     let context = bed.context("context", &[("Dockerfile", &format!("FROM busybox\n{}{}", call("a"), call("b")))]);
-    let outcome = bed.build(&context).env("PATH", "/nonexistent").ok();
-    assert_eq!(outcome.log.matches("steps use the network of this machine: there is no pasta; install passt").count(), 1, "{}", outcome.log);
+    let outcome = bed.build(&context).env("PATH", "/nonexistent").under(FORWARDS_NOTHING).ok();
+    let why = "steps use the network of this machine: there is no pasta on PATH, and this machine forwards no packets; install passt, or \
+               `sysctl net.ipv4.ip_forward=1`, for a network of their own";
+    assert_eq!(outcome.log.matches(why).count(), 1, "{}", outcome.log);
     assert_eq!(meeting.counts().values().sum::<usize>(), 2);
     // The network that a step got is in no key.
     assert_eq!(bed.build(&context).ok().cached().len(), 2);

@@ -16,8 +16,8 @@ use std::time::Duration;
 use builder_snapshot::diagnosis::Lack;
 use builder_snapshot::exec::stubs::{self, StubDirs, StubKind};
 use builder_snapshot::exec::{
-    self, Cancel, ExecError, ExitReport, NAME_SERVER, NetworkLease, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits,
-    SandboxMount, SandboxMountSource, SecurityMode, Ulimit, resolve_user,
+    self, Cancel, ExecError, ExitReport, NetworkLease, NetworkMode, OutputSink as _, OutputStream, ProcessSpec, ResourceLimits, SandboxMount,
+    SandboxMountSource, SecurityMode, Ulimit, resolve_user,
 };
 use builder_snapshot::snapshot::{ActiveSnapshot, CommittedLayer, Snapshotter, SnapshotterKind, View, ViewFiles, detach_tree};
 use builder_snapshot::toc::Timestamp;
@@ -44,9 +44,6 @@ const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/s
 
 /// Size of /dev/shm unless said otherwise.
 const DEFAULT_SHM_BYTES: u64 = 64 * 1024 * 1024;
-
-/// Name servers for processes when the machine names none that they could reach.
-const PUBLIC_NAME_SERVERS: &str = "nameserver 8.8.8.8\nnameserver 8.8.4.4\nnameserver 2001:4860:4860::8888\nnameserver 2001:4860:4860::8844\n";
 
 /// What all processes of a build share.
 #[derive(Debug, Clone)]
@@ -319,7 +316,7 @@ impl Execution<'_> {
         let root = snapshot.mount(top_lower.as_deref()).map_err(mount_failed)?;
 
         let (network, lease_of_network) = self.network()?;
-        let resolv_conf = resolv_conf(&self.settings.resolv_conf, &self.settings.upstream_resolv_conf, &network);
+        let resolv_conf = exec::resolv_conf(&self.settings.resolv_conf, &self.settings.upstream_resolv_conf, &network);
         let spec = ProcessSpec {
             root,
             argv,
@@ -624,41 +621,6 @@ fn hosts(hostname: &str, extra: &[(String, String)]) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// Whether a private network has to answer questions for names itself, as no name server that the machine names can be reached from there.
-pub(crate) fn answers_names(settings: &ExecSettings) -> bool {
-    let is_reachable = |text: &[u8]| String::from_utf8_lossy(text).lines().any(|line| is_name_server(line) && !is_loopback_server(line));
-    !is_reachable(&settings.resolv_conf) && !is_reachable(&settings.upstream_resolv_conf)
-}
-
-fn is_name_server(line: &str) -> bool {
-    line.split_ascii_whitespace().next() == Some("nameserver")
-}
-
-fn is_loopback_server(line: &str) -> bool {
-    let address = line.split_ascii_whitespace().nth(1).unwrap_or_default();
-    is_name_server(line) && address.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// /etc/resolv.conf: the machine's where its network is used. Elsewhere name servers on loopback addresses would be the sandbox's own: those that they ask
-/// in turn are named, if the machine says which.
-fn resolv_conf(of_host: &[u8], upstream: &[u8], network: &NetworkMode) -> Vec<u8> {
-    let keeps_loopback = matches!(network, NetworkMode::Host);
-    let is_kept = |line: &&str| keeps_loopback || !is_loopback_server(line);
-    let of_host = String::from_utf8_lossy(of_host);
-    let upstream = String::from_utf8_lossy(upstream);
-    let has_server = |text: &str| text.lines().filter(is_kept).any(is_name_server);
-    let text = if has_server(&of_host) || !has_server(&upstream) { &of_host } else { &upstream };
-    let mut kept: String = text.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect();
-    if !has_server(&kept) {
-        match network {
-            // Answers for whatever this machine asks.
-            NetworkMode::Private(_) => kept.push_str(&format!("nameserver {NAME_SERVER}\n")),
-            _ => kept.push_str(PUBLIC_NAME_SERVERS),
-        }
-    }
-    kept.into_bytes()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -761,20 +723,8 @@ mod tests {
     }
 
     #[test]
-    fn e1_4_hosts_and_name_servers() {
+    fn e1_4_hosts() {
         let hosts = String::from_utf8(hosts("box", &[("db".into(), "10.0.0.2".into())])).expect("text");
         assert_eq!(hosts, "127.0.0.1\tlocalhost box\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.2\tdb\n");
-        let resolv =
-            |text: &str, upstream: &str, network| String::from_utf8(resolv_conf(text.as_bytes(), upstream.as_bytes(), &network)).expect("text");
-        let private = || NetworkMode::Private(std::fs::File::open("/dev/null").expect("it").into());
-        let stub = "nameserver 127.0.0.53\noptions edns0\n";
-        let real = "nameserver 10.0.0.1\nsearch here\n";
-        assert_eq!(resolv(stub, real, NetworkMode::Host), stub);
-        assert_eq!(resolv(stub, "", NetworkMode::None), format!("options edns0\n{PUBLIC_NAME_SERVERS}"));
-        assert_eq!(resolv("", "", NetworkMode::Host), PUBLIC_NAME_SERVERS);
-        assert_eq!(resolv(real, stub, NetworkMode::None), real);
-        assert_eq!(resolv(stub, real, private()), real);
-        assert_eq!(resolv(stub, stub, private()), "options edns0\nnameserver 169.254.1.1\n");
-        assert_eq!(resolv("nameserver ::1\nnameserver 10.0.0.2\n", real, private()), "nameserver 10.0.0.2\n");
     }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant, SystemTime};
 use builder_snapshot::StopSignal;
 use builder_snapshot::cache_mount::CacheMounts;
 use builder_snapshot::exec::stubs::StubDirs;
-use builder_snapshot::exec::{Cancel, Connector, NetworkLease, PrivateNetworks};
+use builder_snapshot::exec::{Cancel, Connector, NetworkLease, PrivateNetworks, name_servers};
 use builder_snapshot::snapshot::{CommittedLayer, Snapshotter, SnapshotterKind};
 use builder_snapshot::toc::LayerId;
 use futures_util::future::BoxFuture;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::exec::{self, ExecEnd, ExecSettings, Execution};
 use super::log::{LogEnd, LogTarget};
-use super::{Blocking, TreeValue, file, program};
+use super::{Blocking, TreeValue, file};
 use crate::cache::{Commit, Key, KeyFields, Record};
 use crate::content::{Stack, StackLayer, Store, lock};
 use crate::error::StepError;
@@ -266,12 +266,10 @@ impl Vertices {
     /// The networks of the build's steps, or why there can be none.
     fn networks(&self) -> Result<&PrivateNetworks, String> {
         let networks = self.networks.get_or_init(|| {
-            let Some(program) = program::candidates("pasta", self.settings.search_path.as_deref()).next() else {
-                return Err("there is no pasta; install passt for a network of their own".to_owned());
-            };
-            let connector = Connector::Pasta { program, answers_names: exec::answers_names(&self.settings) };
             let tmp = self.store.tmp_dir().map_err(|error| error.to_string())?;
-            Ok(PrivateNetworks::new(connector, tmp.to_path_buf(), self.wanting_networks))
+            let servers = name_servers(&self.settings.resolv_conf, &self.settings.upstream_resolv_conf);
+            let found = Connector::find(self.settings.search_path.as_deref(), &servers);
+            Ok(PrivateNetworks::new(found, tmp.to_path_buf(), self.wanting_networks))
         });
         networks.as_ref().map_err(Clone::clone)
     }
@@ -279,7 +277,7 @@ impl Vertices {
     /// A network of a step's own; none where none can be made, which is said once.
     fn private_network(&self) -> Option<NetworkLease> {
         let began = Instant::now();
-        let network = self.networks().and_then(PrivateNetworks::take);
+        let network = self.networks().and_then(|networks| networks.take().map_err(|why| why.to_string()));
         tracing::debug!(took = ?began.elapsed(), "network taken");
         network.map_err(|why| self.tasks.note(&format!("steps use the network of this machine: {why}"))).ok()
     }

@@ -58,15 +58,13 @@ pub struct Emulation {
     pub has_own_table: bool,
 }
 
-/// What networks of the steps' own are made of.
+/// How networks of the steps' own are made.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Network {
-    /// A program that connects a namespace without privileges.
-    pub pasta: Option<PathBuf>,
-    /// Why /dev/net/tun cannot be opened.
-    pub tun_fault: Option<String>,
-    /// Why none could be connected with both.
-    pub fault: Option<String>,
+    /// What connected one, in words.
+    pub by: Option<String>,
+    /// Why none could be connected.
+    pub lack: Option<Lack>,
     /// Whether resolv.conf names any server.
     pub has_name_server: bool,
 }
@@ -115,9 +113,9 @@ impl Message {
         self.put(&format!("{name}.remedy"), fault.remedy.as_str());
     }
 
-    pub(super) fn put_lack(&mut self, lack: &Lack) {
-        self.put_fault("lack", &Fault { cause: lack.cause.clone(), remedy: lack.remedy.clone() });
-        self.put("lack.responsible", lack.responsible.clone().unwrap_or_default());
+    pub(super) fn put_lack(&mut self, name: &str, lack: &Lack) {
+        self.put_fault(name, &Fault { cause: lack.cause.clone(), remedy: lack.remedy.clone() });
+        self.put(&format!("{name}.responsible"), lack.responsible.clone().unwrap_or_default());
     }
 
     pub(super) fn text(&self, name: &str) -> Option<String> {
@@ -130,9 +128,9 @@ impl Message {
         Some(Fault { cause, remedy: self.text(&format!("{name}.remedy")).unwrap_or_default() })
     }
 
-    fn lack(&self, facility: Facility) -> Option<Lack> {
-        let Fault { cause, remedy } = self.fault("lack")?;
-        let responsible = self.text("lack.responsible").filter(|text| !text.is_empty());
+    pub(super) fn lack(&self, name: &str, facility: Facility) -> Option<Lack> {
+        let Fault { cause, remedy } = self.fault(name)?;
+        let responsible = self.text(&format!("{name}.responsible")).filter(|text| !text.is_empty());
         Some(Lack { facility, cause, responsible, remedy })
     }
 
@@ -140,8 +138,8 @@ impl Message {
         Some(match self.text("ids")?.as_str() {
             "own" => Ids::Own,
             "ranges" => Ids::Ranges,
-            "one" => Ids::One { lack: self.lack(Facility::IdRanges)? },
-            _ => Ids::None { lack: self.lack(Facility::UserNamespaces)? },
+            "one" => Ids::One { lack: self.lack("lack", Facility::IdRanges)? },
+            _ => Ids::None { lack: self.lack("lack", Facility::UserNamespaces)? },
         })
     }
 }

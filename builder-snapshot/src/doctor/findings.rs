@@ -191,22 +191,14 @@ fn network(facts: &Facts, isolation: Isolation) -> Finding {
     if isolation == Isolation::None {
         return good(facility, "name servers are set");
     }
-    let detail = "steps use this machine's network";
-    match (&network.pasta, &network.tun_fault, &network.fault) {
-        (None, _, _) => {
-            let remedy = "install passt, if steps are to have networks of their own";
-            lacking(Status::Limited, detail, lack(facility, "there is no pasta on PATH", "pasta", remedy))
+    match (&network.by, &network.lack) {
+        (Some(by), _) => good(facility, format!("each step has its own, by {by}")),
+        (None, Some(lack)) => {
+            let lack = Lack { remedy: format!("{}, if steps are to have networks of their own", lack.remedy), ..lack.clone() };
+            lacking(Status::Limited, "steps use this machine's network", lack)
         }
-        (Some(_), Some(fault), _) => {
-            let cause = format!("/dev/net/tun cannot be opened: {fault}");
-            let remedy = "as root, `chmod 0666 /dev/net/tun` (in a container: --device /dev/net/tun), if steps are to have networks of their own";
-            lacking(Status::Limited, detail, lack(facility, cause, "/dev/net/tun", remedy))
-        }
-        (Some(pasta), None, Some(fault)) => {
-            let remedy = "see what `pasta --config-net true` says; a profile of AppArmor or SELinux may confine it. Without it steps are in this machine's network";
-            lacking(Status::Limited, detail, lack(facility, fault.clone(), &pasta.display().to_string(), remedy))
-        }
-        (Some(pasta), None, None) => good(facility, format!("each step has its own, by {}", pasta.display())),
+        // Where nothing was tried other findings say why.
+        (None, None) => good(facility, "name servers are set"),
     }
 }
 

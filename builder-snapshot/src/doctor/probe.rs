@@ -13,7 +13,7 @@ use rustix::process::{Signal, WaitOptions};
 
 use super::facts::{ControlGroups, Disk, Emulation, Facts, Fault, Message, Network, words};
 use super::{Question, TIME_LIMIT};
-use crate::diagnosis::{self, Surroundings};
+use crate::diagnosis::{self, Facility, Lack, Surroundings};
 use crate::error::SnapshotError;
 use crate::exec::{
     self, Connector, ExecError, NetworkMode, OutputSink, OutputStream, PrivateNetworks, ProcessSpec, ResolvedUser, ResourceLimits, SecurityMode,
@@ -22,7 +22,7 @@ use crate::exec::{
 use crate::snapshot::{self, Snapshotter, SnapshotterKind};
 use crate::sys;
 use crate::tree::MergedTree;
-use crate::user_namespace::{self, IdMap, Ids, Isolation, Options, find_on, receive, send};
+use crate::user_namespace::{self, IdMap, Ids, Isolation, receive, send};
 
 /// How long the second answer is waited for when the first one took all the time.
 const LEAST_WAIT: Duration = Duration::from_millis(50);
@@ -54,8 +54,7 @@ pub fn probe(question: &Question) -> io::Result<Facts> {
     let _ = rustix::process::waitpid(Some(child), WaitOptions::empty());
     let unanswered = heard.is_ok() && second.is_err();
     let (heard, second) = (heard.unwrap_or_default(), second.unwrap_or_default());
-    let mut network = network(&question.enter);
-    network.fault = if unanswered { Some(format!("pasta connected nothing within {TIME_LIMIT:?}")) } else { second.text("network") };
+    let network = if unanswered { network_unanswered() } else { network(&second) };
     disk.other_ids = heard.text("made-with").zip(heard.text("now")).map(|(made_with, now)| [made_with, now]);
     Ok(Facts {
         place: Surroundings::read(),
@@ -84,7 +83,7 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     };
     message.put("ids", name_of(&entered.ids));
     match &entered.ids {
-        Ids::One { lack } | Ids::None { lack } => message.put_lack(lack),
+        Ids::One { lack } | Ids::None { lack } => message.put_lack("lack", lack),
         Ids::Own | Ids::Ranges => {}
     }
     let now = &IdMap::current().text;
@@ -110,16 +109,17 @@ fn try_what_a_build_does(question: &Question, message: &mut Message) {
     }
 }
 
-/// Says why none could be connected; whether there is everything that it takes is for the parent to say.
+/// Connects a network as a build does, and says by what.
 fn try_network(question: &Question, message: &mut Message) {
-    let Network { pasta: Some(program), tun_fault: None, .. } = network(&question.enter) else { return };
     if Isolation::current() == Isolation::None {
         return;
     }
     let Ok(dir) = Scratch::create(&existing(&question.store)) else { return };
-    let networks = PrivateNetworks::new(Connector::Pasta { program, answers_names: false }, dir.0.clone(), 1);
-    if let Err(why) = networks.take() {
-        message.put("network", why);
+    let servers = exec::name_servers(&resolv_conf(), &fs::read("/run/systemd/resolve/resolv.conf").unwrap_or_default());
+    let networks = PrivateNetworks::new(Connector::find(question.enter.search_path.as_deref(), &servers), dir.0.clone(), 1);
+    match networks.take() {
+        Ok(_) => networks.connector().into_iter().for_each(|connector| message.put("network.by", connector.to_string())),
+        Err(unconnected) => message.put_lack("network", &unconnected.lack()),
     }
 }
 
@@ -287,13 +287,20 @@ fn interpreters() -> Vec<String> {
     names
 }
 
-fn network(options: &Options) -> Network {
-    let resolv_conf = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+fn network(message: &Message) -> Network {
     Network {
-        // On PATH only, as a build looks for it.
-        pasta: find_on("pasta", options.search_path.as_deref()),
-        fault: None,
-        tun_fault: fs::OpenOptions::new().read(true).write(true).open("/dev/net/tun").err().map(|error| words(&error)),
-        has_name_server: resolv_conf.lines().any(|line| line.trim_start().starts_with("nameserver")),
+        by: message.text("network.by"),
+        lack: message.lack("network", Facility::Network),
+        has_name_server: String::from_utf8_lossy(&resolv_conf()).lines().any(|line| line.trim_start().starts_with("nameserver")),
     }
+}
+
+fn network_unanswered() -> Network {
+    let cause = format!("nothing was connected within {TIME_LIMIT:?}");
+    let remedy = "see what `pasta --config-net true` says".to_owned();
+    Network { lack: Some(Lack { facility: Facility::Network, cause, responsible: None, remedy }), ..network(&Message::default()) }
+}
+
+fn resolv_conf() -> Vec<u8> {
+    fs::read("/etc/resolv.conf").unwrap_or_default()
 }

@@ -26,7 +26,7 @@ fn healthy() -> Facts {
         },
         control_groups: ControlGroups { is_seen: true, memory: Some(2), cpu: Some(2), devices: Some(2) },
         emulation: Emulation { registered: vec!["qemu-aarch64".into()], on_path: vec![], has_own_table: false },
-        network: Network { pasta: Some("/usr/bin/pasta".into()), tun_fault: None, fault: None, has_name_server: true },
+        network: Network { by: Some("/usr/bin/pasta".into()), lack: None, has_name_server: true },
         now_seconds: 1_800_000_000,
     }
 }
@@ -79,9 +79,13 @@ fn each_lack_is_said_once_and_decides_which_builds_run() {
             "qemu-arm-static and 1 more on PATH",
             Box::new(|f| f.emulation = Emulation { on_path: ["qemu-arm-static", "x"].map(str::to_owned).into(), ..Emulation::default() }),
         ),
-        (Facility::Network, Status::Limited, Builds::All, "pasta: refused", Box::new(|f| f.network.fault = Some("pasta: refused".into()))),
-        (Facility::Network, Status::Limited, Builds::All, "no pasta", Box::new(|f| f.network.pasta = None)),
-        (Facility::Network, Status::Limited, Builds::All, "/dev/net/tun", Box::new(|f| f.network.tun_fault = Some("denied".into()))),
+        (
+            Facility::Network,
+            Status::Limited,
+            Builds::All,
+            "no pasta",
+            Box::new(|f| f.network = Network { lack: Some(lack(Facility::Network, "no pasta")), has_name_server: true, ..Network::default() }),
+        ),
         (Facility::Network, Status::Limited, Builds::All, "no server", Box::new(|f| f.network.has_name_server = false)),
         (Facility::Disk, Status::Missing, Builds::None, "denied", Box::new(|f| f.disk.fault = Some("denied".into()))),
         (
@@ -142,7 +146,7 @@ fn what_the_child_says_is_understood() {
     let why = lack(Facility::IdRanges, "no line; none");
     let mut message = Message::default();
     message.put("ids", "one");
-    message.put_lack(&why);
+    message.put_lack("lack", &why);
     assert_eq!(message.ids(), Some(Ids::One { lack: why }));
     assert_eq!(message.fault("overlay"), None);
     message.put_fault("overlay", &Fault { cause: "no".into(), remedy: String::new() });

@@ -26,7 +26,7 @@ mod user;
 
 pub use control_group::ResourceLimits;
 pub use error::{ExecError, StubError, UserError};
-pub use network::{Connector, NAME_SERVER, NetworkLease, PrivateNetworks};
+pub use network::{Connector, NAME_SERVER, NetworkLease, PrivateNetworks, Unconnected, Veth, name_servers, resolv_conf};
 pub use seccomp::{deny_calls, has_filter};
 pub use supervise::run;
 pub use user::{USER_DATABASE_BYTES, resolve_owner, resolve_user};

@@ -47,6 +47,19 @@ impl Namespace {
         })
     }
 
+    /// What `act` says, on a thread that is inside while it lasts: what it starts is inside too.
+    pub(crate) fn inside<T: Send>(&self, act: impl FnOnce() -> T + Send) -> io::Result<T> {
+        std::thread::scope(|scope| {
+            let entering = || {
+                // SAFETY: a descriptor of a namespace; it moves this thread, which ends at once, and no other.
+                check(unsafe { libc::setns(self.descriptor.as_raw_fd(), libc::CLONE_NEWNET) })?;
+                Ok(act())
+            };
+            let thread = std::thread::Builder::new().name("network".to_owned()).spawn_scoped(scope, entering)?;
+            thread.join().unwrap_or_else(|_| Err(io::Error::other("a thread panicked")))
+        })
+    }
+
     /// For a process that enters it.
     pub(crate) fn descriptor(&self) -> io::Result<OwnedFd> {
         self.descriptor.try_clone()
@@ -134,12 +147,7 @@ mod tests {
         let here = std::net::UdpSocket::bind("127.0.0.1:0").expect("a socket of this namespace");
         assert!(namespace.is_unused(), "that one is not seen: {:?}", text(Some(&namespace.sockets)));
         assert!(!namespace.has_way_out().expect("readable"));
-        let inside = namespace.descriptor().expect("a descriptor");
-        let bound = on_a_thread(move || {
-            // SAFETY: moves this thread, which ends at once, and no other.
-            check(unsafe { libc::setns(inside.as_raw_fd(), libc::CLONE_NEWNET) })?;
-            std::net::UdpSocket::bind("0.0.0.0:0")
-        });
+        let bound = namespace.inside(|| std::net::UdpSocket::bind("0.0.0.0:0")).expect("root");
         assert!(!namespace.is_unused(), "one that is bound inside is");
         drop((bound.expect("a socket"), here));
         assert!(namespace.is_unused());

@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, Signal};
 
+use super::{Connected, NAME_SERVER, Way};
+use crate::diagnosis::{Facility, Lack};
 use crate::sys::network::{self, Namespace};
 use crate::sys::process::{wait_readable, wait_readable_now};
 
@@ -24,9 +26,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How often it is looked whether it has.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
-
-/// Where name servers answer inside, when this machine's own listen on its loopback only.
-pub const NAME_SERVER: &str = "169.254.1.1";
 
 /// The device through which pasta sees packets.
 const TUN: &str = "/dev/net/tun";
@@ -66,27 +65,46 @@ impl Drop for Running {
 /// A new namespace that `pasta` connects, started by the calling thread, which it dies with: the thread is to [`watch`] the child. Gives up as soon as `stopped` says so.
 ///
 /// # Errors
-/// The machine lets no such namespace be made, or pasta could not connect it; in words for people.
-pub(super) fn connect(pasta: &Path, dir: &Path, answers_names: bool, stopped: &dyn Fn() -> bool) -> Result<(Namespace, Running, Child), String> {
+/// The machine lets no such namespace be made, or pasta could not connect it.
+pub(super) fn connect(pasta: &Path, dir: &Path, answers_names: bool, stopped: &dyn Fn() -> bool) -> Result<(Connected, Child), Lack> {
     use rustix::fs::Access;
-    rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).map_err(|errno| format!("{TUN} cannot be opened: {}", io::Error::from(errno)))?;
-    let namespace = Namespace::new().map_err(|error| format!("no network namespace can be made: {error}"))?;
+    rustix::fs::access(TUN, Access::READ_OK | Access::WRITE_OK).map_err(|errno| no_tunnel(&io::Error::from(errno)))?;
+    let fault = |cause: String| refusal(cause, Some(pasta.display().to_string()), REMEDY);
+    let namespace = Namespace::new().map_err(|error| fault(format!("no network namespace can be made: {error}")))?;
     let place = dir.join(format!("network-{}", network::number()));
-    std::fs::File::create(&place).map_err(|error| format!("cannot make {}: {error}", place.display()))?;
-    let (running, mut child) = start(pasta, &namespace, Place(place), answers_names).map_err(|error| format!("{}: {error}", pasta.display()))?;
+    std::fs::File::create(&place).map_err(|error| fault(format!("cannot make {}: {error}", place.display())))?;
+    let (running, mut child) =
+        start(pasta, &namespace, Place(place), answers_names).map_err(|error| fault(format!("{}: {error}", pasta.display())))?;
     let until = Instant::now() + PATIENCE;
-    while !namespace.has_way_out().map_err(|error| format!("cannot look into a network namespace: {error}"))? {
-        let [ended] = wait_readable([Some(running.pidfd.as_fd())], Some(Instant::now() + BETWEEN_LOOKS)).map_err(|error| error.to_string())?;
+    while !namespace.has_way_out().map_err(|error| fault(format!("cannot look into a network namespace: {error}")))? {
+        let [ended] = wait_readable([Some(running.pidfd.as_fd())], Some(Instant::now() + BETWEEN_LOOKS)).map_err(|error| fault(error.to_string()))?;
         if ended {
-            return Err(format!("{}: {}", pasta.display(), last_words(&mut child)));
+            return Err(fault(format!("{}: {}", pasta.display(), last_words(&mut child))));
         }
         if stopped() || Instant::now() >= until {
             drop(running);
             last_words(&mut child);
-            return Err(format!("{} connected nothing within {PATIENCE:?}", pasta.display()));
+            return Err(fault(format!("{} connected nothing within {PATIENCE:?}", pasta.display())));
         }
     }
-    Ok((namespace, running, child))
+    Ok((Connected { namespace, way: Way::Pasta(running) }, child))
+}
+
+/// What helps when it does not work.
+const REMEDY: &str = "see what `pasta --config-net true` says; a profile of AppArmor or SELinux may confine it";
+
+/// There is no such program.
+pub(super) fn missing() -> Lack {
+    refusal("there is no pasta on PATH", Some("pasta".to_owned()), "install passt")
+}
+
+fn no_tunnel(error: &io::Error) -> Lack {
+    let remedy = "as root, `chmod 0666 /dev/net/tun` (in a container: --device /dev/net/tun)";
+    refusal(format!("{TUN} cannot be opened: {error}"), Some(TUN.to_owned()), remedy)
+}
+
+fn refusal(cause: impl Into<String>, responsible: Option<String>, remedy: &str) -> Lack {
+    Lack { facility: Facility::Network, cause: cause.into(), responsible, remedy: remedy.to_owned() }
 }
 
 /// Waits until a pasta has ended.
