@@ -2,7 +2,6 @@
 //!
 //! No program outside this process decompresses anything: what an image or a PATH offers under such a name is never run.
 
-use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use super::xz::Watched;
@@ -24,20 +23,44 @@ pub(super) enum Compression {
 ///
 /// # Errors
 /// Reading the file itself fails, or decompressing it needs more memory than the limit; a stream that can't be decompressed is no archive.
-pub(super) fn sniff(file: &mut File, limits: &Limits) -> io::Result<Option<Compression>> {
+pub(super) fn sniff(file: &mut (impl Read + Seek), limits: &Limits) -> io::Result<Option<Compression>> {
     file.seek(SeekFrom::Start(0))?;
     let mut start = [0; 6];
     let size = read_up_to(file, &mut start)?;
     let compression = compression_of(&start[..size]);
     file.seek(SeekFrom::Start(0))?;
     let mut block = [0; BLOCK];
-    let is_tar = match decompress(&mut *file, compression, limits).and_then(|mut stream| read_up_to(&mut stream, &mut block)) {
+    let mut source = Noting { inner: &mut *file, failure: None };
+    let read = decompress(&mut source, compression, limits).and_then(|mut stream| read_up_to(&mut stream, &mut block));
+    // Not the stream's fault, whatever its decompressor made of it: what can't be read may be an archive.
+    if let Some(failure) = source.failure {
+        return Err(failure);
+    }
+    let is_tar = match read {
         Ok(size) => size == BLOCK && is_tar_header(&block),
         Err(error) if WindowTooLarge::is_reason_of(&error) => return Err(error),
         Err(_) => false,
     };
     file.seek(SeekFrom::Start(0))?;
     Ok(is_tar.then_some(compression))
+}
+
+/// Keeps the first failure of a reader, of which a decompressor may make an error of its own.
+struct Noting<R> {
+    inner: R,
+    failure: Option<io::Error>,
+}
+
+impl<R: Read> Read for Noting<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.inner.read(buffer).map_err(|error| {
+            let kind = error.kind();
+            if kind != io::ErrorKind::Interrupted {
+                self.failure.get_or_insert(error);
+            }
+            kind.into()
+        })
+    }
 }
 
 /// The stream that `compressed` holds.
@@ -142,6 +165,38 @@ mod tests {
         assert_eq!(sniffed(&zstd::encode_all(&tar()[..], 3).expect("compressed")), Some(Compression::Zstd));
         // Two members, as `cat a.gz b.gz` makes.
         assert_eq!(sniffed(&[gzip(&tar()[..700]), gzip(&tar()[700..])].concat()), Some(Compression::Gzip));
+    }
+
+    /// Fails once, from the `good`-th reading on.
+    struct Failing {
+        bytes: io::Cursor<Vec<u8>>,
+        good: usize,
+    }
+
+    impl Read for Failing {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            match self.good.checked_sub(1) {
+                Some(left) => self.good = left,
+                None => return Err(io::Error::from(rustix::io::Errno::IO)),
+            }
+            self.bytes.read(buffer)
+        }
+    }
+
+    impl Seek for Failing {
+        fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+            self.bytes.seek(to)
+        }
+    }
+
+    #[test]
+    fn a9_14_what_cannot_be_read_is_not_taken_for_another_file() {
+        for bytes in [tar(), gzip(&tar()), zstd::encode_all(&tar()[..], 3).expect("compressed")] {
+            for good in 0..2 {
+                let found = sniff(&mut Failing { bytes: io::Cursor::new(bytes.clone()), good }, &Limits::default());
+                assert_eq!(found.expect_err("it can't be read").raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+            }
+        }
     }
 
     #[test]
