@@ -63,8 +63,14 @@ impl Layer {
         Ok(Self { dir: dir.to_owned(), fd, index, whiteouts: RwLock::new(Whiteouts::read(dir)?), owners: OnceLock::new() })
     }
 
-    fn owners(&self) -> &HashMap<TreePath, (u32, u32)> {
-        self.owners.get_or_init(|| owners::read(&self.dir))
+    fn owners(&self) -> Result<&HashMap<TreePath, (u32, u32)>, SnapshotError> {
+        match self.owners.get() {
+            Some(owners) => Ok(owners),
+            None => {
+                let read = owners::read(&self.dir)?;
+                Ok(self.owners.get_or_init(|| read))
+            }
+        }
     }
 
     fn whiteouts(&self) -> RwLockReadGuard<'_, Whiteouts> {
@@ -246,7 +252,8 @@ impl MergedTree {
 
     /// Whether there is anything whose owner only a layer's table knows.
     pub(crate) fn has_tabled_owners(&self) -> bool {
-        self.stack.iter().any(|layer| !layer.owners().is_empty())
+        // What cannot be read may have some: looking for them tells why not.
+        self.stack.iter().any(|layer| layer.owners().map_or(true, |owners| !owners.is_empty()))
     }
 
     /// What is at exactly this path; no symbolic link is followed.
@@ -531,7 +538,7 @@ impl MergedTree {
         if !matches!(kind, FoundKind::File { .. } | FoundKind::Dir) {
             let meta = meta_of_stat(&stat);
             let (uid, gid) = match (meta.uid, meta.gid) {
-                (0, 0) => self.stack[place].owners().get(path).copied().unwrap_or_default(),
+                (0, 0) => self.stack[place].owners()?.get(path).copied().unwrap_or_default(),
                 own => own,
             };
             return Ok(Some(Found { layer, kind, meta: Meta { uid, gid, ..meta } }));

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::ResolvedUser;
 use super::error::UserError;
-use crate::error::LimitReached;
+use crate::error::{LimitReached, SnapshotError};
 use crate::path::TreePath;
 use crate::tree::{FoundKind, MergedTree};
 
@@ -33,10 +33,10 @@ pub fn resolve_user(text: &str, tree: &MergedTree, limit_bytes: u64) -> Result<R
     let (user, group) = split(text)?;
     let numbers = (number(text, user)?, group.map(|group| number(text, group)).transpose()?.flatten());
     if let (Some(uid), Some(gid)) = numbers {
-        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home: home_of(uid, tree, limit_bytes) });
+        return Ok(ResolvedUser { uid, gid, groups: Vec::new(), home: home_of(uid, tree, limit_bytes)? });
     }
     if user.is_empty() && group.is_none() {
-        return Ok(ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: home_of(0, tree, limit_bytes) });
+        return Ok(ResolvedUser { uid: 0, gid: 0, groups: Vec::new(), home: home_of(0, tree, limit_bytes)? });
     }
 
     let passwd = read(tree, PASSWD, limit_bytes)?;
@@ -126,10 +126,15 @@ fn find_group(file: &[u8], name: &str, number: Option<u32>) -> Result<u32, UserE
     found.map(|group| group.gid).ok_or_else(|| UserError::Unknown { what: "group", name: name.to_owned(), file: GROUP })
 }
 
-/// The home directory is a convenience: an image whose file cannot be read has `/`.
-fn home_of(uid: u32, tree: &MergedTree, limit_bytes: u64) -> OsString {
-    let passwd = read(tree, PASSWD, limit_bytes).unwrap_or_default();
-    users(&passwd).find(|entry| entry.uid == uid).map_or_else(|| "/".into(), |entry| home(&entry))
+/// The home directory is a convenience: an image whose file is none that can be read has `/`. A disk that fails is no property of the image.
+fn home_of(uid: u32, tree: &MergedTree, limit_bytes: u64) -> Result<OsString, UserError> {
+    let passwd = match read(tree, PASSWD, limit_bytes) {
+        Ok(passwd) => passwd,
+        Err(UserError::Read { file, source }) if source.raw_os_error().is_some() => return Err(UserError::Read { file, source }),
+        Err(error @ UserError::Tree(SnapshotError::Io { .. })) => return Err(error),
+        Err(_) => Vec::new(),
+    };
+    Ok(users(&passwd).find(|entry| entry.uid == uid).map_or_else(|| "/".into(), |entry| home(&entry)))
 }
 
 fn home(entry: &User<'_>) -> OsString {
