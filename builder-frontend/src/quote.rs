@@ -30,16 +30,19 @@ pub(crate) fn go_quoted_list(words: &[String]) -> String {
     format!("[{}]", words.iter().map(|word| go_quote(word)).collect::<Vec<_>>().join(" "))
 }
 
-/// A flag with its value as an instruction's line holds it: quotes and blanks escaped. The escape is a backslash whatever the directive says.
+/// A flag with its value as an instruction's line holds it: quotes and blanks escaped. The escape is a backslash whatever the directive says. Blanks at
+/// the end are in quotes, because escaped ones would be taken from the end of a line.
 pub(crate) fn flag_word(word: &str) -> String {
     let mut out = String::with_capacity(word.len());
-    for c in word.chars() {
+    let trimmed = word.trim_end();
+    for c in trimmed.chars() {
         if matches!(c, '\\' | '"' | '\'') || c.is_whitespace() {
             out.push('\\');
         }
         out.push(c);
     }
-    out
+    let blanks = &word[trimmed.len()..];
+    if blanks.is_empty() { out } else { format!("{out}\"{blanks}\"") }
 }
 
 /// Whether a character is shown as it is: neither a control or format character nor a blank other than the space nor unassigned.

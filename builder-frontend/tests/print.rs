@@ -186,6 +186,7 @@ fn what_has_two_readings_is_printed_as_what_it_was() {
         ("FROM x\nCOPY [\"<<E\", \"c\"]\n", None),
         ("FROM x\nCOPY [\"a\", \"b\"]\n", Some("FROM x\nCOPY a b\n")),
         ("FROM x\nRUN -- --not-a-flag\n", None),
+        ("FROM x\nRUN --mount=\"target=/a b \"\n", Some("FROM x\nRUN --mount=target=/a\\ b\" \" \n")),
         ("FROM x\nENV a\\   b=c\n", Some("FROM x\nENV a\\  b=c\n")),
         ("FROM x\nRUN a \\\u{b}\n", Some("FROM x\nRUN a \\\u{c}\n")),
         ("\n# escape=`\nFROM x\n", None),

@@ -233,6 +233,10 @@ impl DockerfileFrontend {
             // An instruction that could not be read may be the FROM that is missed.
             problems.extend(table_problems.into_iter().filter(|problem| problem.code == "invalid-stage-name").map(Located::own));
         }
+        if let Some(target) = self.options.target.as_deref().filter(|target| self.options.strict && target.parse::<usize>().is_ok()) {
+            let problem = Problem::error("own-extension", format!("--target {target}: stages by index are known to rbuild only"), Span::default());
+            problems.push(Located::nowhere(problem.help("name the stage with FROM … AS name, or build without --strict-docker")));
+        }
         match self.build_args.get("BUILDKIT_SYNTAX").map(String::as_str) {
             Some(image) => problems.extend(self.foreign_syntax(image, Span::default()).map(Located::nowhere)),
             None => {

@@ -262,14 +262,16 @@ impl<'a> Compiler<'a> {
             Problem::error("from-variable", message, Span::default()).help(help.to_owned())
         };
         let bare = written.match_indices('$').any(|(at, _)| !written[at + 1..].starts_with('{'));
-        if self.options.strict {
-            return Err(refused("define a new stage with FROM, using an ARG from global scope, and name that stage here"));
+        if self.options.strict && !bare {
+            return Err(refused(
+                "define a new stage with FROM, using an ARG from global scope, and name that stage here; or build without --strict-docker",
+            )
+            .label("${…} is expanded here by rbuild only, and --strict-docker refuses it"));
         }
         if bare {
             let name: String = written[dollar + 1..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
-            return Err(refused(&format!(
-                "define a new stage with FROM, using an ARG from global scope, and name that stage here; or write ${{{name}}}, which only rbuild knows"
-            )));
+            let own = if self.options.strict { String::new() } else { format!("; or write ${{{name}}}, which only rbuild knows") };
+            return Err(refused(&format!("define a new stage with FROM, using an ARG from global scope, and name that stage here{own}")));
         }
         let known = self.static_arguments(asking);
         let expanded = expand::expand_word(written, &known, self.escape()).map_err(|error| Problem::expansion(&error, Span::default()))?;

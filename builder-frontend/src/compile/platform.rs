@@ -223,6 +223,11 @@ impl<'a> Compiler<'a> {
             return Ok(Base { origin, platform: wanted, replaced: true });
         }
         if let Some(index) = self.table.base(&text, stage.index) {
+            if self.options.strict && text.chars().any(char::is_uppercase) {
+                let message = format!("that FROM {text} finds stage {:?} in spite of its case is known to rbuild only", text.to_lowercase());
+                let problem = Problem::error("own-extension", message, from.base.span);
+                return Err(vec![problem.help(format!("write `FROM {}`, or build without --strict-docker", text.to_lowercase()))]);
+            }
             // Without a flag of its own a stage is for the platform of the stage below it.
             let inherited = run.bases[index].as_ref().map(|base| base.platform.clone()).unwrap_or_else(|_| run.target.clone());
             return Ok(Base { origin: Origin::Stage(index), platform: platform.unwrap_or(inherited), replaced: false });

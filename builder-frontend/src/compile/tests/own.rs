@@ -84,6 +84,25 @@ fn a5_7_braces_in_from_are_our_own() {
 }
 
 #[test]
+fn what_is_our_own_is_refused_when_asked_to() {
+    for (text, target, line) in [
+        ("FROM busybox AS a\nFROM A\n", None, 2),
+        ("FROM busybox AS a\nFROM busybox\n", Some("0"), 0),
+        ("ARG X=a\nFROM busybox AS a\nFROM busybox\nCOPY --from=${X} /a /\n", None, 4),
+        ("ARG X=a\nFROM busybox AS a\nFROM busybox\nRUN --mount=from=${X},target=/a b\n", None, 4),
+        ("FROM busybox\nRUN --timeout=1m x\n", None, 2),
+        ("FROM busybox\nRUN --retry=1 x\n", None, 2),
+    ] {
+        let with = |strict| FrontendOptions { strict, target: target.map(str::to_owned), ..options(text) };
+        assert_eq!(errors_with(with(false)), Vec::<String>::new(), "{text}");
+        let refused = compile_with(with(true)).expect_err(text);
+        assert_eq!((refused.len(), refused[0].location.as_ref().map_or(0, |at| at.first_line)), (1, line), "{text}");
+        let said = format!("{} {}", refused[0].message, refused[0].label.as_deref().unwrap_or_default());
+        assert!(said.contains("rbuild only") && refused[0].help.as_deref().is_some_and(|help| help.contains("--strict-docker")), "{refused:?}");
+    }
+}
+
+#[test]
 fn a0_7_one_run_shows_all_problems() {
     let text = "FROM busybox\nRNU x\nCOPY --chmod=999 a /\nEXPOSE\nSTOPSIGNAL SIGTREM\n";
     let found: Vec<String> = errors(text).iter().map(|error| error.split(':').next().unwrap_or_default().to_owned()).collect();
