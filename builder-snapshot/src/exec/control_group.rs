@@ -241,28 +241,36 @@ impl ControlGroup {
         if wanted.is_empty() {
             return Ok(());
         }
-        // Where everything is turned on already nothing has to be changed; the nearest group first.
-        let mut last = None;
+        let names: Vec<&str> = wanted.iter().map(|controller| controller.name()).collect();
+        match self.child_of_nearest(&parents, &names) {
+            Ok(path) => wanted.iter().try_for_each(|controller| self.set(&path, *controller, Version::Two, limits)),
+            Err(refusal) => {
+                warnings.extend(refusal.iter().flat_map(|(parent, error)| wanted.iter().map(|wanted| refused(*wanted, parent, error))));
+                Ok(())
+            }
+        }
+    }
+
+    /// A group below the nearest of `parents` (version 2, the nearest first) where the controllers of these names work. Where everything is turned on already
+    /// nothing has to be changed. Else why the nearest takes none.
+    fn child_of_nearest(&mut self, parents: &[PathBuf], wanted: &[&str]) -> Result<PathBuf, Option<(PathBuf, io::Error)>> {
+        let mut refusal = None;
         for turn_on in [false, true] {
-            for parent in &parents {
-                match self.child_of(parent, &wanted, turn_on) {
-                    Ok(path) => return wanted.iter().try_for_each(|controller| self.set(&path, *controller, Version::Two, limits)),
-                    Err(error) => last = last.or(Some((parent.clone(), error))),
+            for parent in parents {
+                match self.child_of(parent, wanted, turn_on) {
+                    Ok(path) => return Ok(path),
+                    Err(error) => refusal = refusal.or(Some((parent.clone(), error))),
                 }
             }
         }
-        if let Some((parent, error)) = last {
-            warnings.extend(wanted.iter().map(|controller| refused(*controller, &parent, &error)));
-        }
-        Ok(())
+        Err(refusal)
     }
 
-    /// A group below `parent` (version 2) that `wanted` work in.
-    fn child_of(&mut self, parent: &Path, wanted: &[Controller], turn_on: bool) -> io::Result<PathBuf> {
+    fn child_of(&mut self, parent: &Path, wanted: &[&str], turn_on: bool) -> io::Result<PathBuf> {
         // Moving a process needs the right to write here as well, since it comes from a group below.
         rustix::fs::access(parent.join("cgroup.procs"), Access::WRITE_OK)?;
         let on = listed(parent, "cgroup.subtree_control");
-        let off: Vec<String> = wanted.iter().filter(|wanted| !on.iter().any(|on| on == wanted.name())).map(|c| format!("+{}", c.name())).collect();
+        let off: Vec<String> = wanted.iter().filter(|wanted| !on.iter().any(|on| on == *wanted)).map(|name| format!("+{name}")).collect();
         if !off.is_empty() {
             if !turn_on {
                 return Err(io::Error::other("its controllers are not turned on for groups below it"));
@@ -543,111 +551,4 @@ impl GroupMount<'_> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn limits() -> ResourceLimits {
-        ResourceLimits {
-            memory_bytes: Some(100),
-            memory_swap_bytes: None,
-            cpu_shares: Some(1024),
-            cpu_period_us: None,
-            cpu_quota_us: Some(50_000),
-            cpuset_cpus: Some("0-1".to_owned()),
-            cpuset_mems: None,
-        }
-    }
-
-    #[test]
-    fn e1_11_limits_become_the_files_of_each_version() {
-        let all = |version, limits: &ResourceLimits| -> Vec<String> {
-            let each = wanted(limits).into_iter().flat_map(|controller| settings(controller, version, limits));
-            each.map(|(name, value)| format!("{name}={value}")).collect()
-        };
-        assert_eq!(
-            all(Version::One, &limits()),
-            ["memory.limit_in_bytes=100", "memory.memsw.limit_in_bytes=200", "cpu.shares=1024", "cpu.cfs_quota_us=50000", "cpuset.cpus=0-1"]
-        );
-        assert_eq!(
-            all(Version::Two, &limits()),
-            ["memory.max=100", "memory.swap.max=100", "cpu.weight=39", "cpu.max=50000 100000", "cpuset.cpus=0-1"]
-        );
-        let swap =
-            ResourceLimits { memory_bytes: Some(5), memory_swap_bytes: Some(u64::MAX), cpu_period_us: Some(1000), ..ResourceLimits::default() };
-        assert_eq!(all(Version::One, &swap), ["memory.limit_in_bytes=5", "memory.memsw.limit_in_bytes=-1", "cpu.cfs_period_us=1000"]);
-        assert_eq!(all(Version::Two, &swap), ["memory.max=5", "memory.swap.max=max", "cpu.max=max 1000"]);
-        assert!(all(Version::One, &ResourceLimits::default()).is_empty() && ResourceLimits::default().is_empty());
-    }
-
-    /// A tree of version 2 as the kernel shows it to a user whose session is delegated: `user` has what the machine has, and turned `on` for groups below it.
-    fn tree(on: &str) -> (tempfile::TempDir, Machine) {
-        let dir = tempfile::tempdir().expect("a temporary directory");
-        for (group, controllers, on) in [("", "cpu io memory pids", "cpu memory pids"), ("user", "cpu memory pids", on), ("user/session", on, "")] {
-            let group = dir.path().join(group);
-            fs::create_dir_all(&group).expect("a group");
-            for (file, text) in [("cgroup.procs", ""), ("cgroup.controllers", controllers), ("cgroup.subtree_control", on)] {
-                fs::write(group.join(file), text).expect("a file");
-            }
-        }
-        let mounts = format!("41 31 0:38 / {} rw - cgroup2 cgroup2 rw\n", dir.path().display());
-        (dir, Machine { groups: "0::/user/session\n".to_owned(), mounts })
-    }
-
-    #[test]
-    fn version_two_is_used_where_it_is_delegated() {
-        let empty = || ControlGroup { directories: Vec::new(), kills: None, memory_bytes: None, rules_devices: false };
-        let chosen = |machine: &Machine, wanted: &[Controller]| -> Option<PathBuf> {
-            let mut group = empty();
-            let parents = machine.version_two();
-            let found = [false, true].iter().find_map(|&turn_on| parents.iter().find_map(|parent| group.child_of(parent, wanted, turn_on).ok()));
-            found.and_then(|path| path.parent().map(Path::to_owned))
-        };
-        // Turned on for what is below it: a sibling of the process's own group, and nothing is changed.
-        let (dir, machine) = tree("cpu memory");
-        assert_eq!(chosen(&machine, &[Controller::Memory, Controller::Cpu]), Some(dir.path().join("user")));
-        assert_eq!(fs::read_to_string(dir.path().join("user/cgroup.subtree_control")).expect("a file"), "cpu memory");
-        // What is missing only has to be turned on further up is taken from there.
-        let (dir, machine) = tree("cpu");
-        assert_eq!(chosen(&machine, &[Controller::Memory]), Some(dir.path().to_owned()));
-        // A limit for which there is no controller is said, the others are in force; what the kernel refuses as a value is an error that names it.
-        let (dir, machine) = tree("cpu memory");
-        let (mut group, mut warnings) = (empty(), Vec::new());
-        let refused = group.limit(&machine, &limits(), &mut warnings).expect_err("the tree takes no values: it is none of the kernel's");
-        assert!(refused.to_string().contains("memory.max=100"), "{refused}");
-        assert!(matches!(&warnings[..], [one] if one.contains("the choice of processors") && one.contains("\"cpuset\"")), "{warnings:?}");
-        // How often the kernel killed something is read where it counts.
-        fs::write(dir.path().join("memory.events"), "low 0\nhigh 0\nmax 7\noom 2\noom_kill 2\noom_group_kill 0\n").expect("a file");
-        group.kills = Some(dir.path().join("memory.events"));
-        assert_eq!(group.kills(), 2);
-    }
-
-    #[test]
-    fn what_could_be_limited_is_found_out_without_making_anything() {
-        let (dir, machine) = tree("cpu");
-        assert_eq!(machine.reach(), Some(Reach { memory: Some(2), cpu: Some(2), devices: Some(2) }));
-        for group in ["", "user"] {
-            fs::write(dir.path().join(group).join("cgroup.controllers"), "pids").expect("a file");
-        }
-        assert_eq!(machine.reach(), Some(Reach { memory: None, cpu: Some(2), devices: Some(2) }), "the session's own has it still");
-        assert_eq!(Machine { groups: "0::/\n".to_owned(), mounts: String::new() }.reach(), None);
-        assert_eq!(fs::read_dir(dir.path()).expect("ours").count(), 4, "three files and a group");
-    }
-
-    #[test]
-    fn groups_are_found_where_the_machine_has_them() {
-        let hybrid = Machine {
-            groups: "9:name=systemd:/\n4:memory:/a/b\n2:cpu,cpuacct:/\n0::/u/s\n".to_owned(),
-            mounts: "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755\n\
-                     35 31 0:32 /a /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n\
-                     36 31 0:33 / /sys/fs/cgroup/cpu rw,relatime shared:7 - cgroup cgroup rw,cpu,cpuacct\n\
-                     41 31 0:38 / /sys/fs/cgroup/unified rw,relatime - cgroup2 cgroup2 rw\n"
-                .to_owned(),
-        };
-        assert_eq!(hybrid.version_one(Controller::Memory).as_deref(), Some(Path::new("/sys/fs/cgroup/memory/b")));
-        assert_eq!(hybrid.version_one(Controller::Cpu).as_deref(), Some(Path::new("/sys/fs/cgroup/cpu")));
-        assert_eq!(hybrid.version_one(Controller::Cpuset), None);
-        assert_eq!(hybrid.version_two(), ["/sys/fs/cgroup/unified/u/s", "/sys/fs/cgroup/unified/u", "/sys/fs/cgroup/unified"].map(PathBuf::from));
-        let outside = Machine { groups: "0::/../other\n".to_owned(), mounts: "41 31 0:38 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n".to_owned() };
-        assert!(outside.version_two().is_empty() && outside.version_one(Controller::Memory).is_none());
-    }
-}
+mod tests;
