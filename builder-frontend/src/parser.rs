@@ -263,7 +263,7 @@ impl Stages {
                 line.span,
             )
             .label("only ARG may stand here")
-            .help("begin the file with FROM"),
+            .help("move it below a FROM"),
         )
     }
 

@@ -1,6 +1,7 @@
 //! The fuzz targets on a stable toolchain: inputs of the kept corpora, mutated by a seeded generator.
 //!
-//! CI runs a sample; `RBUILD_FUZZ_ITERATIONS=1000000` (`make soak`) the whole. A failure prints its seed and input: put the input into the corpus.
+//! CI runs a sample; `RBUILD_FUZZ_ITERATIONS=1000000` (`make soak`) the whole, and `RBUILD_TEST_SEED` others. A failure prints its seed and input: put the
+//! input into the corpus.
 
 #[path = "../fuzz/targets.rs"]
 mod targets;
@@ -131,8 +132,9 @@ fn drive(name: &str, target: fn(&[u8])) {
     let corpus: Vec<Vec<u8>> = paths.iter().map(|path| std::fs::read(path).expect("readable")).collect();
     corpus.iter().for_each(|data| target(data));
     let iterations = std::env::var("RBUILD_FUZZ_ITERATIONS").ok().and_then(|text| text.parse().ok()).unwrap_or(SAMPLE);
+    let choice: u64 = std::env::var("RBUILD_TEST_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(0);
     for seed in 1..=iterations {
-        let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+        let mut random = Random((seed ^ choice << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
         let data = mutate(&corpus, &mut random);
         let begun = Instant::now();
         let outcome = std::panic::catch_unwind(|| target(&data));

@@ -73,7 +73,7 @@ fn a0_3_files_without_a_stage() {
 fn a0_4_before_from() {
     insta::assert_snapshot!(
         problems("ARG OK=1\n\nLABEL too=early\nRUN x\nFROM scratch"),
-        @"3:1 no-stage: LABEL stands before the first FROM, where there is no build stage yet | only ARG may stand here | help: begin the file with FROM"
+        @"3:1 no-stage: LABEL stands before the first FROM, where there is no build stage yet | only ARG may stand here | help: move it below a FROM"
     );
     insta::assert_snapshot!(problems("FORM alpine\nRUN x"), @"1:1 unknown-instruction: unknown instruction `FORM` | not an instruction | help: did you mean `FROM`?");
 }

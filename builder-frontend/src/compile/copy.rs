@@ -118,11 +118,11 @@ impl Compiler<'_> {
         Origin::Context { name: None, context: self.options.context.clone() }
     }
 
-    fn compile_paths(
+    fn compile_paths<'i>(
         &mut self,
-        flags: &Flags<'_>,
+        flags: &Flags<'i>,
         origin: &Origin,
-        add: Option<&Add>,
+        add: Option<&'i Add>,
         state: &mut StageState,
         step: &Step<'_>,
         names: &mut StepNames,
@@ -130,7 +130,13 @@ impl Compiler<'_> {
         let before = self.errors();
         let name = names.next(&self.step_text(step, state, &[]));
         let base = state.tree.filter(|_| !flags.link);
-        let owner = flags.chown.and_then(|word| Some((self.expand(word, state, step)?, word)));
+        // What is empty once it is expanded has not been asked for, as in the reference.
+        let mut given = |word: Option<&'i Word>| {
+            let word = word?;
+            self.expand(word, state, step).filter(|text| !text.is_empty()).map(|text| (text, word))
+        };
+        let (owner, chmod) = (given(flags.chown), given(flags.chmod));
+        let checksum = given(add.and_then(|add| add.checksum.as_ref()));
         if let Some((owner, word)) = &owner
             && base.is_none()
             && !is_numeric_owner(owner)
@@ -139,7 +145,6 @@ impl Compiler<'_> {
             let message = format!("cannot look up the user or group of owner {owner:?}: {why}, without /etc/passwd and /etc/group");
             self.fail(step.place(), Problem::error("unknown-owner", message, word.span).help("write numbers: --chown=uid:gid"));
         }
-        let chmod = flags.chmod.and_then(|word| Some((self.expand(word, state, step)?, word)));
         let mode = chmod.as_ref().and_then(|(text, word)| match Chmod::parse(text) {
             Ok(mode) => Some(mode),
             Err(error) => {
@@ -153,7 +158,6 @@ impl Compiler<'_> {
             let span = flags.excludes.get(error.line.saturating_sub(1) as usize).map_or(step.place().lines, |word| word.span);
             self.fail(step.place(), Problem::error("bad-pattern", format!("cannot use --exclude: {} {}", error.pattern, error.reason), span));
         }
-        let checksum = add.and_then(|add| add.checksum.as_ref()).and_then(|word| Some((self.expand(word, state, step)?, word)));
         if self.errors() != before {
             return;
         }

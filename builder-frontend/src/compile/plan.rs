@@ -6,6 +6,7 @@
 use std::borrow::Cow;
 
 use builder_core::frontend::{Answer, ResolvedImage};
+use builder_core::oci::Reference;
 
 use super::Compiler;
 use super::file::{Located, Place};
@@ -240,7 +241,9 @@ impl<'a> Compiler<'a> {
             }
             StageReference::Other => self.outside_origin(text, &asking.base.platform).map_err(|reason| {
                 let problem = Problem::error("unknown-stage", format!("{text:?} is no stage, no named context and no image: {reason}"), no_place);
-                match suggest::did_you_mean(text, self.table.names()) {
+                let lower = text.to_lowercase();
+                let in_lower_case = || (lower != text && lower.parse::<Reference>().is_ok()).then(|| format!("write `{lower}`"));
+                match suggest::did_you_mean(text, self.table.names()).or_else(in_lower_case) {
                     Some(help) => problem.help(help),
                     None => problem,
                 }

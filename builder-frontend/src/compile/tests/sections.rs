@@ -364,6 +364,14 @@ fn a9_6_several_sources_need_no_slash() {
 }
 
 #[test]
+fn a9_9_and_a9_8_what_is_empty_is_not_given() {
+    let text = "FROM busybox\nARG N\nCOPY --chmod=$N --chown=${N} a /\nADD --checksum=$N --chmod=$N b /\n";
+    let compiled = compile(text);
+    assert_eq!(history(&compiled)[2..], ["+ COPY a / # buildkit", "+ ADD b / # buildkit"]);
+    assert!(!dump(&compiled).contains("Octal"), "{}", dump(&compiled));
+}
+
+#[test]
 fn a9_13_copy_takes_no_addresses() {
     refused(&[
         ("FROM busybox\nCOPY https://h/f /\n", "source can't be a URL for COPY"),
