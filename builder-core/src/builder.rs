@@ -9,6 +9,7 @@
 //! - When [`Builder::build`] returns, every process and task of the build has ended, whatever the outcome.
 
 use std::ffi::OsString;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -36,8 +37,8 @@ use crate::run::vertex::{VertexFailure, VertexValue, Vertices, VerticesOf};
 use crate::run::{self, Blocking};
 use crate::scheduler::state::VertexState;
 use crate::scheduler::{self, Ended, Results};
+use crate::secret::without_passwords;
 use crate::source::definition;
-use crate::source::git::without_password;
 use crate::source::image::{ImageSources, Progress, SourceError};
 use crate::source::remote::RemoteSources;
 use crate::tripwire::Tripwire;
@@ -213,8 +214,11 @@ impl Build<'_> {
     async fn compile(&self) -> Result<Compiled, BuildError> {
         let mut resolved = Resolved::default();
         for _ in 0..MAX_ROUNDS {
-            match self.request.frontend.compile(&resolved).map_err(BuildError::Definition)? {
-                Compilation::Ready(compiled) => return Ok(*compiled),
+            // Whoever embeds the builder may bring a frontend of its own, whose faults shall be the end of its build and of no other's.
+            let compiled = std::panic::catch_unwind(AssertUnwindSafe(|| self.request.frontend.compile(&resolved)));
+            let fault = |what: &str| BuildError::Internal(format!("the frontend's: {what}"));
+            match compiled.map_err(|_| fault("it panicked"))?.map_err(BuildError::Definition)? {
+                Compilation::Ready(compiled) => return compiled.check().map(|()| *compiled).map_err(|what| fault(&what)),
                 Compilation::Needs(needs) => self.bring(needs, &mut resolved).await,
             }
         }
@@ -289,7 +293,7 @@ impl Build<'_> {
 
     async fn answer_remote_file(&self, source: &SourceOp, path: &str, or_download: bool) -> Answer {
         let (what, download) = match source {
-            SourceOp::Git { url, .. } => (format!("[internal] load git source {}", without_password(url)), None),
+            SourceOp::Git { url, .. } => (format!("[internal] load git source {}", without_passwords(url)), None),
             _ => ("[internal] load remote build context".to_owned(), Some(Download { is_the_file: or_download })),
         };
         let task = self.tasks.plan(&what, None);

@@ -159,6 +159,27 @@ pub struct Compiled {
     pub index: bool,
 }
 
+impl Compiled {
+    /// What in it cannot be: a vertex that the graph has not, an input that a vertex has not.
+    ///
+    /// # Errors
+    /// A fragment that says which.
+    pub fn check(&self) -> Result<(), String> {
+        let history = self.targets.iter().flat_map(|target| &target.history).filter_map(|entry| match entry {
+            HistoryEntry::New { vertex, .. } => *vertex,
+            HistoryEntry::Base(_) => None,
+        });
+        let mut named = self.targets.iter().filter_map(|target| target.vertex).chain(history);
+        if let Some(VertexId(id)) = named.find(|&id| !self.graph.contains(id)) {
+            return Err(format!("it names vertex {id}, which its graph has not"));
+        }
+        match self.graph.with_missing_input() {
+            Some(VertexId(id)) => Err(format!("its vertex {id} names an input that it has not")),
+            None => Ok(()),
+        }
+    }
+}
+
 /// An image to assemble.
 #[derive(Debug)]
 pub struct TargetImage {

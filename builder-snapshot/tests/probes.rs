@@ -4,8 +4,9 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
@@ -231,4 +232,110 @@ fn one_inode_in_two_layers_is_one_file_to_a_process() {
     let mounted = stack.mount(&["l1", "l0"]).expect("mount");
     let id = |name: &str| fs::metadata(mounted.path(name)).map(|stat| (stat.dev(), stat.ino())).expect("stat");
     assert_eq!(id("a"), id("b"));
+}
+
+/// What answers for a process's system calls must be able to do (`exec/ownership` stands on it). In C: tests have no raw system calls.
+const NOTIFICATION: &str = r#"
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#define WAIT_KILLABLE (1UL << 5)
+#define IF(number, action) BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, number, 0, 1), BPF_STMT(BPF_RET | BPF_K, action)
+#define CHECK(what) do { if (!(what)) { printf("not so: %s (%s)\n", #what, strerror(errno)); return 1; } } while (0)
+static volatile struct { int listener; long answers[4]; int errors[4]; int killable; } *seen;
+static long load(struct sock_filter *filter, unsigned short length, unsigned long flags) {
+    struct sock_fprog program = { length, filter };
+    return syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, flags, &program);
+}
+static void ask(int at, long number) {
+    errno = 0;
+    seen->answers[at] = syscall(number, AT_FDCWD, "a/name", 7, 8, 0);
+    seen->errors[at] = errno;
+}
+static void asker(void) {
+    struct sock_filter notify[] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        IF(SYS_fchownat, SECCOMP_RET_USER_NOTIF), IF(SYS_getppid, SECCOMP_RET_USER_NOTIF), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };
+    struct sock_filter refuse[] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, offsetof(struct seccomp_data, nr)),
+        IF(SYS_fchownat, SECCOMP_RET_ERRNO | EDOM), BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW) };
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
+    long listener = load(notify, 6, SECCOMP_FILTER_FLAG_NEW_LISTENER | WAIT_KILLABLE);
+    seen->killable = listener >= 0;
+    if (listener < 0) listener = load(notify, 6, SECCOMP_FILTER_FLAG_NEW_LISTENER);
+    seen->listener = (int)listener;
+    ask(0, SYS_fchownat);
+    ask(1, SYS_fchownat);
+    ask(2, SYS_getppid);
+    if (load(refuse, 4, 0) != 0) _exit(2);
+    ask(3, SYS_fchownat);
+    ask(0, SYS_getppid);
+    _exit(3);
+}
+static struct seccomp_notif question;
+static int next(void) {
+    memset(&question, 0, sizeof question);
+    return ioctl(seen->listener, SECCOMP_IOCTL_NOTIF_RECV, &question);
+}
+static int answer(long value, int error, unsigned flags) {
+    struct seccomp_notif_resp reply = { .id = question.id, .val = value, .error = error, .flags = flags };
+    return ioctl(seen->listener, SECCOMP_IOCTL_NOTIF_SEND, &reply);
+}
+int main(void) {
+    setvbuf(stdout, NULL, _IOLBF, 0);
+    seen = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    seen->listener = -1;
+    /* One table of descriptors: the listener is both's. */
+    long pid = syscall(SYS_clone, CLONE_FILES | SIGCHLD, 0, 0, 0, 0);
+    if (pid == 0) asker();
+    alarm(20);
+    while (seen->listener < 0) sched_yield();
+    /* What is asked can be read out of the asker, and what is answered is what it gets; nothing is carried out. */
+    CHECK(next() == 0 && question.pid == (unsigned)pid && question.data.nr == SYS_fchownat && question.data.args[2] == 7);
+    char path[64], name[7];
+    snprintf(path, sizeof path, "/proc/%ld/mem", pid);
+    int memory = open(path, O_RDWR | O_CLOEXEC);
+    CHECK(memory >= 0 && pread(memory, name, 7, (off_t)question.data.args[1]) == 7 && strcmp(name, "a/name") == 0);
+    CHECK(ioctl(seen->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &question.id) == 0);
+    CHECK(answer(0, 0, 0) == 0);
+    CHECK(next() == 0 && answer(0, -EXDEV, 0) == 0);
+    CHECK(next() == 0 && question.data.nr == SYS_getppid && answer(0, 0, SECCOMP_USER_NOTIF_FLAG_CONTINUE) == 0);
+    /* A filter that refuses outranks: nobody is asked about the fourth, so the next question is the last call's. */
+    CHECK(next() == 0 && question.data.nr == SYS_getppid);
+    CHECK(seen->answers[0] == 0 && seen->answers[1] == -1 && seen->errors[1] == EXDEV);
+    CHECK(seen->answers[2] == getpid());
+    CHECK(seen->answers[3] == -1 && seen->errors[3] == EDOM);
+    /* Who waits for an answer can be killed, and then the question is void. */
+    CHECK(kill((pid_t)pid, SIGKILL) == 0 && waitpid((pid_t)pid, NULL, 0) == pid);
+    CHECK(ioctl(seen->listener, SECCOMP_IOCTL_NOTIF_ID_VALID, &question.id) == -1 && errno == ENOENT);
+    CHECK(answer(0, 0, 0) == -1 && errno == ENOENT);
+    printf("so it is%s\n", seen->killable ? "" : ", but interrupted calls are made again");
+    return 0;
+}
+"#;
+
+#[test]
+fn system_calls_can_be_answered_by_another_process_without_any_privilege() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (source, program) = (dir.path().join("probe.c"), dir.path().join("probe"));
+    fs::write(&source, NOTIFICATION).expect("write");
+    let compiled = Command::new("gcc").args(["-static", "-O1", "-o"]).arg(&program).arg(&source).output().expect("gcc: apt-get install gcc");
+    assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).expect("chmod");
+    for words in [&["--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--"][..], &["--"]] {
+        let output = Command::new("setpriv").args(words).arg(&program).output().expect("setpriv: apt-get install util-linux");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && said.starts_with("so it is"), "{words:?}: {said}");
+    }
 }

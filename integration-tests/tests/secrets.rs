@@ -265,6 +265,65 @@ fn every_form_of_output_is_watched_and_remembered_blobs_are_searched_again() {
     assert_eq!(bed.build(&context).ok().image().file("leak").as_deref(), Some(TOKEN.as_bytes()));
 }
 
+/// A leak made by a seed: the secret, of eight bytes and more, and how it is written down.
+fn generated(seed: u64) -> (Vec<u8>, String, Vec<u8>) {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = |below: usize| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        usize::try_from(state >> 33).expect("31 bits") % below
+    };
+    // One in three has exactly as many bytes as the shortest that is searched for.
+    let length = if seed.is_multiple_of(3) { 8 } else { 8 + next(150) };
+    let letters = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_./+=!&%$\"\\";
+    let secret: Vec<u8> = (0..length).map(|_| letters[next(letters.len())]).collect();
+    let value = String::from_utf8(secret.clone()).expect("ASCII");
+    let before: Vec<u8> = (0..next(5)).map(|_| letters[next(20)]).collect();
+    let whole = [&before[..], &secret, &before].concat();
+    let hex = |upper: bool| secret.iter().map(|byte| if upper { format!("{byte:02X}") } else { format!("{byte:02x}") }).collect::<String>();
+    // The base64 of something longer has less of eight bytes than is looked for.
+    let (form, text) = match seed % 8 {
+        0 => ("as it is", value),
+        1 => ("base64", STANDARD.encode(&secret)),
+        2 => ("base64 inside", if length >= 12 { STANDARD.encode(&whole) } else { STANDARD.encode(&secret) }),
+        3 => ("base64url", URL_SAFE.encode(&secret)),
+        4 => ("hex", hex(next(2) == 0)),
+        5 => ("percent", percent(&value, "", "%20", next(2) == 0)),
+        6 => ("json", serde_json::to_string(&value).expect("text")),
+        _ => ("between others", format!("{0}{value}{0}", String::from_utf8_lossy(&before))),
+    };
+    // Noise before and behind, so that the leak lies at any offset.
+    let mut noise = |most: usize| -> Vec<u8> { (0..next(most)).map(|_| letters[next(20)]).collect() };
+    (secret, form.to_owned(), [noise(3000), vec![b'\n'], text.into_bytes(), vec![b'\n'], noise(3000)].concat())
+}
+
+#[test]
+fn generated_leaks_are_caught_in_new_layers_and_in_remembered_ones() {
+    let bed = Bed::new();
+    for seed in 0..48 {
+        let (secret, form, text) = generated(seed);
+        let name = format!("generated{seed}");
+        let context = bed.context(&name, &[("Dockerfile", "FROM scratch\nCOPY leak /etc/leak\n")]);
+        std::fs::write(context.join("leak"), &text).expect("ours");
+        if seed % 2 == 1 {
+            // Packed and remembered when nobody knew that there is a secret in it.
+            let _ = bed.build(&context).ok();
+        }
+        let value = String::from_utf8(secret.clone()).expect("ASCII");
+        let outcome = bed.build(&context).output(&bed.path("leaked.tar")).args(["--secret", "id=s,env=S"]).env("S", &value).run();
+        assert_eq!(outcome.code, Some(1), "seed {seed}, {form}: {} bytes pass: {}", secret.len(), outcome.log);
+        assert!(
+            outcome.log.contains("the value of secret s is ") && outcome.log.contains("file /etc/leak of layer 1 of 1"),
+            "{seed}: {}",
+            outcome.log
+        );
+        assert!(!outcome.log.contains(&value) && !bed.path("leaked.tar").exists(), "seed {seed}");
+        let unrelated = String::from_utf8(generated(seed + 1000).0).expect("ASCII");
+        let _ = bed.build(&context).output(&bed.path("fine.tar")).args(["--secret", "id=s,env=S"]).env("S", unrelated).ok();
+    }
+}
+
 #[test]
 fn a_hundred_clean_builds_raise_no_alarm() {
     let bed = Bed::new();

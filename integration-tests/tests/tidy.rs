@@ -180,3 +180,39 @@ fn every_rule_of_the_language_has_tests_named_for_it() {
     }
     assert_eq!(rules, RULES, "a rule is missing in the table, or is new");
 }
+
+/// What went wrong elsewhere has tests here, by the names that `threats.txt` gives.
+#[test]
+fn every_known_threat_has_tests() {
+    let mut tests = BTreeSet::new();
+    for file in sources(&ALL) {
+        let text = read(&file);
+        let mut is_test = false;
+        for line in text.lines().map(str::trim_start) {
+            if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
+                is_test = true;
+            } else if let Some(name) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
+                if std::mem::take(&mut is_test) {
+                    tests.insert(name.split('(').next().unwrap_or_default().to_owned());
+                }
+            }
+        }
+    }
+    let rows: Vec<(&str, &str)> = include_str!("../threats.txt")
+        .lines()
+        .filter(|line| !line.starts_with('#'))
+        .map(|line| line.split_once(": ").expect("ID: TEST ..."))
+        .collect();
+    assert!(rows.len() > 50, "{} threats", rows.len());
+    for (id, named) in &rows {
+        for test in named.split(' ') {
+            assert!(tests.contains(test), "{id}: there is no test {test}");
+        }
+    }
+    // What a test is named for is in the table.
+    let listed = |id: &str| rows.iter().any(|(row, _)| row.to_lowercase().replace('-', "_").ends_with(id));
+    for test in tests.iter().filter(|test| test.starts_with("cve_")) {
+        let id = test.splitn(4, '_').take(3).collect::<Vec<_>>().join("_");
+        assert!(listed(&id), "{test} is not in threats.txt");
+    }
+}

@@ -9,6 +9,7 @@
 mod chmod;
 pub mod op;
 
+use crate::secret::without_passwords;
 pub use chmod::ChmodError;
 pub use op::*;
 use petgraph::stable_graph::{NodeIndex, StableDiGraph};
@@ -133,6 +134,21 @@ impl Graph {
         self.dag.node_indices().map(|index| VertexId(u32::try_from(index.index()).expect("a graph has less than 2³² vertices")))
     }
 
+    /// Whether `id` is one of its vertices.
+    #[must_use]
+    pub fn contains(&self, id: VertexId) -> bool {
+        (id.0 as usize) < self.dag.node_count()
+    }
+
+    /// A vertex whose operation names an input that the vertex has not; none if there is none. A frontend that was not written here may have made it.
+    #[must_use]
+    pub fn with_missing_input(&self) -> Option<VertexId> {
+        self.ids().find(|&id| {
+            let vertex = self.vertex(id);
+            vertex.op.most_inputs_named() > vertex.inputs.len()
+        })
+    }
+
     /// What `targets` need, themselves included, inputs first.
     #[must_use]
     pub fn reachable(&self, targets: &[VertexId]) -> Vec<VertexId> {
@@ -190,6 +206,8 @@ impl GraphBuilder {
             }
         }
         assert!(inputs.iter().all(|input| (input.0 as usize) < self.graph.dag.node_count()), "inputs are added before their readers");
+        // Names go into progress, errors and logs.
+        let meta = VertexMeta { name: without_passwords(&meta.name), ..meta };
         let index = self.graph.dag.add_node(Arc::new(Vertex { op, inputs: inputs.clone(), meta }));
         for input in inputs {
             self.graph.dag.add_edge(NodeIndex::new(input.0 as usize), index, ());

@@ -20,6 +20,30 @@ pub enum Op {
     Merge,
 }
 
+impl Op {
+    /// How many inputs there have to be for all that it names.
+    pub(super) fn most_inputs_named(&self) -> usize {
+        let count = |input: &usize| input.saturating_add(1);
+        match self {
+            Self::Source(_) | Self::Merge => 0,
+            Self::Exec(exec) => {
+                let named = exec.mounts.iter().filter_map(|mount| match &mount.kind {
+                    MountKind::Bind { input, .. } | MountKind::Cache { from: Some(input), .. } => Some(count(input)),
+                    _ => None,
+                });
+                named.max().unwrap_or(0).max(1)
+            }
+            Self::File(file) => {
+                let named = file.actions.iter().filter_map(|action| match action {
+                    FileAction::Copy(copy) => Some(count(&copy.input)),
+                    _ => None,
+                });
+                named.max().unwrap_or(0).max(usize::from(file.base))
+            }
+        }
+    }
+}
+
 /// Where a tree comes from.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum SourceOp {

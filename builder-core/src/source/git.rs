@@ -25,7 +25,7 @@ use super::remembered::{Remembered, keep, remember};
 use crate::content::{Stack, StackLayer, Store};
 use crate::error::StepError;
 use crate::registry::ProxyConfig;
-use crate::secret::Secret;
+use crate::secret::{Secret, without_passwords};
 
 /// Where `git` may lie.
 const GIT_PLACES: [&str; 3] = ["/usr/bin/git", "/usr/local/bin/git", "/bin/git"];
@@ -120,7 +120,7 @@ impl GitSources {
 
     fn memory(&self, wanted: &GitCommit<'_>, commit: &str) -> super::remembered::Memory {
         let flags = format!("keep={} submodules={}", wanted.keep_git_dir, wanted.submodules);
-        Remembered::at(&self.store, "git 1", &[without_password(wanted.url).as_str(), commit, &wanted.subdir.display(), &flags])
+        Remembered::at(&self.store, "git 1", &[without_passwords(wanted.url).as_str(), commit, &wanted.subdir.display(), &flags])
     }
 }
 
@@ -151,13 +151,13 @@ struct Session<'a> {
 impl<'a> Session<'a> {
     fn new(sources: &GitSources, wanted: GitCommit<'a>, access: GitAccess<'_>) -> Result<Self, StepError> {
         let git = GIT_PLACES.iter().find(|place| Path::new(place).exists()).ok_or_else(|| StepError::Other {
-            message: format!("cannot bring {}: this machine has no git", without_password(wanted.url)),
+            message: format!("cannot bring {}: this machine has no git", without_passwords(wanted.url)),
             help: Some(format!("install git; it is looked for in {}", GIT_PLACES.join(", "))),
         })?;
         let parent = sources.store.tmp_dir().map_err(|error| StepError::other(error.to_string()))?;
         let dir = TemporaryDir::new(parent).map_err(|error| StepError::other(format!("cannot make a directory in {}: {error}", parent.display())))?;
         let environment = environment(sources, &wanted, access, dir.path());
-        Ok(Self { git, wanted, store: Arc::clone(&sources.store), environment, dir, shown: without_password(wanted.url) })
+        Ok(Self { git, wanted, store: Arc::clone(&sources.store), environment, dir, shown: without_passwords(wanted.url) })
     }
 
     fn work_tree(&self) -> PathBuf {
@@ -393,7 +393,7 @@ fn is_commit_id(text: &str) -> bool {
 
 /// Addresses that git would take for an option, a helper program or a local path are refused.
 fn check_address(url: &str) -> Result<(), StepError> {
-    let refused = |why: &str| Err(StepError::other(format!("the git address {:?} is refused: {why}", without_password(url))));
+    let refused = |why: &str| Err(StepError::other(format!("the git address {:?} is refused: {why}", without_passwords(url))));
     if url.starts_with('-') || url.bytes().any(|b| b.is_ascii_control() || b == b' ') {
         return refused("it begins with - or has blanks or control characters");
     }
@@ -422,21 +422,6 @@ fn check_reference(reference: &str) -> Result<(), StepError> {
         || reference.contains("@{")
         || reference.bytes().any(|b| b.is_ascii_control() || b" ~^:?*[\\".contains(&b));
     if bad { Err(StepError::other(format!("{reference:?} is no git reference"))) } else { Ok(()) }
-}
-
-/// The address for messages and records.
-#[must_use]
-pub fn without_password(url: &str) -> String {
-    match url.split_once("://") {
-        Some((scheme, rest)) => {
-            let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
-            match authority.rsplit_once('@') {
-                Some((user, host)) if user.contains(':') || matches!(scheme, "http" | "https") => format!("{scheme}://xxxxx@{host}{path}"),
-                _ => url.to_owned(),
-            }
-        }
-        None => url.to_owned(),
-    }
 }
 
 /// A directory that is removed when dropped.

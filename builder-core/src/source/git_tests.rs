@@ -73,7 +73,7 @@ fn threats_passwords_are_in_no_message() {
         ("ssh://git@h/r", "ssh://git@h/r"),
         ("git@h:r", "git@h:r"),
     ] {
-        assert_eq!(without_password(url), shown);
+        assert_eq!(without_passwords(url), shown);
     }
     let secrets = BTreeMap::from([
         ("GIT_AUTH_TOKEN".to_owned(), Secret::new(&b"all\n"[..])),

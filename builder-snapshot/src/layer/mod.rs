@@ -49,8 +49,8 @@ pub struct ApplyLimits {
     pub extension_bytes: usize,
 }
 
-/// The largest images have a few hundred thousand entries; an entry costs about 200 bytes of memory.
-pub const MAX_ENTRIES: u64 = 1_000_000;
+/// The largest images have a few hundred thousand entries; an entry costs about 300 bytes of memory, of which there shall be 256 MiB at most.
+pub const MAX_ENTRIES: u64 = 700_000;
 /// More than any layer that a registry takes; a bomb fills a disk otherwise.
 pub const MAX_BYTES: u64 = 256 << 30;
 /// Deeper trees than this cannot be opened by their path (PATH_MAX is 4096 bytes).

@@ -217,15 +217,28 @@ fn boxlite_ghsa_gcpm_bombs_end_at_a_limit_that_has_a_name() {
     promise[124..136].copy_from_slice(b"77777777777\0");
     let sum: u32 = promise[..512].iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u32::from(byte) }).sum();
     promise[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    // An old GNU sparse file: four bytes at the end of a terabyte.
+    let mut terabyte = Vec::new();
+    entry(&mut terabyte, b'S', "holes", "", b"tail");
+    let number = |value: u64| [&[0x80, 0, 0, 0], &value.to_be_bytes()[..]].concat();
+    for (at, field) in [(257, b"ustar  \0".to_vec()), (386, number((1 << 40) - 4)), (398, b"00000000004\0".to_vec()), (483, number(1 << 40))] {
+        terabyte[at..at + field.len()].copy_from_slice(&field);
+    }
+    let sum: u32 = terabyte[..512].iter().enumerate().map(|(at, &byte)| if (148..156).contains(&at) { 32 } else { u32::from(byte) }).sum();
+    terabyte[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
+    terabyte.resize(terabyte.len() + 1024, 0);
     // What comes of a few packed bytes is written as it comes.
     let blown_up = archive(&[(b'0', "zeros", "", &"\0".repeat(170 << 20))]);
-    let cases: [(&str, Vec<u8>, &[&str], &str); 8] = [
+    let hundred_thousand: Vec<u8> = (0..100_000).flat_map(|n| record(&format!("SCHILY.xattr.user.a{n}"), "v")).collect();
+    let cases: [(&str, Vec<u8>, &[&str], &str); 10] = [
         ("blown-up", blown_up, &["--limit", "bytes=165m"], "--limit bytes=N"),
         ("zeros", zeros, &["--limit", "bytes=1m"], "--limit bytes=N"),
         ("many", many(3000), &["--limit", "entries=2000"], "--limit entries=N"),
         ("deep", deep, &["--limit", "path-depth=1000"], ""),
         ("long", long, &[], ""),
         ("attributes", pax(&attributes), &[], "--limit xattr-bytes=N"),
+        ("hundred-thousand-attributes", pax(&hundred_thousand), &[], "--limit header-bytes=N"),
+        ("terabyte-of-holes", terabyte, &[], "--limit bytes=N"),
         ("huge", huge, &[], "--limit header-bytes=N"),
         ("promise", promise, &[], "--limit header-bytes=N"),
     ];

@@ -6,6 +6,8 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use integration_tests::Outcome;
+
 use crate::yard::Yard;
 
 /// A server of all repositories in `base`.
@@ -213,6 +215,47 @@ fn cve_2022_39253_2024_32002_2025_48384_hostile_repositories() {
         }
         assert!(!marker.exists(), "{name}: something was run");
     }
+    yard.store_is_good();
+}
+
+#[test]
+fn cve_2026_33748_a_directory_of_a_repository_is_inside_of_it() {
+    let yard = Yard::new();
+    let base = yard.bed.path("repositories");
+    std::fs::create_dir(&base).expect("ours");
+    let address = serve(&base);
+    let repository = Repository::new(&base, "links");
+    let link = |target: &str| repository.blob(target);
+    let canary = yard.canary().display().to_string();
+    let up = format!("../../../../../../../../../../..{canary}");
+    let inner = repository.tree(&[("100644", "file", &repository.blob("inside"))]);
+    let tree = repository.tree(&[
+        ("120000", "absolute", &link(&canary)),
+        ("40000", "dir", &inner),
+        ("120000", "git", &link(".git")),
+        ("120000", "proc", &link(&format!("/proc/self/root{canary}"))),
+        ("120000", "relative", &link(&up)),
+        ("120000", "root", &link("/")),
+    ]);
+    repository.commit(&tree);
+    // A link's root is the repository's. Who keeps the repository itself may have a part of it.
+    let check = |subdir: &str, outcome: &Outcome| match (subdir, outcome.code) {
+        ("root", Some(0)) => assert_eq!(outcome.image().file("in/dir/file").as_deref(), Some(&b"inside"[..])),
+        ("git" | ".git" | "git/objects", Some(0)) => assert!(outcome.log.contains("--keep-git-dir=true"), "{}", outcome.log),
+        (_, code) => assert_eq!(code, Some(1), "{subdir}: {}", outcome.log),
+    };
+    let subdirs =
+        ["absolute", "relative", "proc", "root", "git", ".git", "git/objects", "dir/../..", "root/etc", "absolute/empty", "../links", "dir/file"];
+    for (n, subdir) in subdirs.iter().enumerate() {
+        for keep in ["", "--keep-git-dir=true "] {
+            let dockerfile = format!("FROM scratch\nADD {keep}{address}/links#main:{subdir} /in/\n");
+            check(subdir, &yard.run(&yard.build(&format!("c{n}{}", keep.len()), &[("Dockerfile", &dockerfile)])));
+        }
+        let context = yard.build(&format!("d{n}"), &[("Dockerfile", "FROM scratch\nCOPY --from=repo / /in/\n")]);
+        check(subdir, &yard.run(&context.args(["--build-context", &format!("repo={address}/links#main:{subdir}")])));
+    }
+    let honest = yard.build("honest", &[("Dockerfile", &format!("FROM scratch\nADD {address}/links#main:dir /in/\n"))]).ok();
+    assert_eq!(honest.image().file("in/file").as_deref(), Some(&b"inside"[..]));
     yard.store_is_good();
 }
 

@@ -25,7 +25,16 @@ fn cve_2026_33747_a_servers_names_are_no_paths() {
         let forms: &[&str] = if n == 0 { &["file", "..%2f..%2fx", "%2e%2e/%2e%2e", "dir/"] } else { &["dir/"] };
         for (form, path) in forms.iter().enumerate() {
             let dockerfile = format!("FROM scratch\nADD {address}/{path} /in/\n");
-            yard.run(&yard.build(&format!("c{n}-{form}"), &[("Dockerfile", &dockerfile)]));
+            let outcome = yard.run(&yard.build(&format!("c{n}-{form}"), &[("Dockerfile", &dockerfile)]));
+            if outcome.code != Some(0) {
+                continue;
+            }
+            // Whatever it is called there, it is one file of the directory.
+            for entry in outcome.image().layers.iter().flatten().filter(|entry| entry.kind != b'5') {
+                let name = entry.path.strip_prefix("in/").unwrap_or_else(|| panic!("{headers:?} {path}: {}", entry.path));
+                let is_name = !name.is_empty() && name.len() <= 255 && !name.contains(['/', '\0']) && name != "..";
+                assert!(is_name && entry.data == b"downloaded", "{headers:?} {path}: {name:?}");
+            }
         }
     }
     yard.store_is_good();
