@@ -279,6 +279,35 @@ fn without_its_rules_a_network_has_no_interface() {
 }
 
 #[test]
+fn programs_that_cannot_do_it_are_named_and_leave_nothing() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let [_machine, _neighbour] = between("ipv4/ip_forward");
+    let before = traces();
+    let table = [
+        (
+            "nft",
+            "echo 'Error: syntax error, unexpected string' >&2; cat > /dev/null",
+            "nft: syntax error, unexpected string; install passt, or update nftables",
+        ),
+        ("nft", "exit 1", "nft: it says nothing"),
+        ("ip", "echo 'Object \"link\" is unknown' >&2; exit 1", "ip: Object \"link\" is unknown"),
+    ];
+    for (name, script, words) in table {
+        let programs = dir.path().join("programs");
+        std::fs::create_dir(&programs).expect("ours");
+        std::fs::write(programs.join(name), format!("#!/bin/sh\n{script}\n")).expect("ours");
+        std::fs::set_permissions(programs.join(name), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
+        let found = Connector::find(Some(programs.as_os_str()), &name_servers(SERVERS.as_bytes(), b""));
+        let said = PrivateNetworks::new(found, dir.path().to_owned(), 1).take().expect_err(words).to_string();
+        assert!(said.contains(words), "{said}");
+        while traces() != before {
+            std::thread::yield_now();
+        }
+        std::fs::remove_dir_all(programs).expect("ours");
+    }
+}
+
+#[test]
 fn where_nothing_is_forwarded_nothing_is_made() {
     let dir = tempfile::tempdir().expect("a temporary directory");
     let refused = |dir| found(SERVERS, dir).take().expect_err("it would lead nowhere").to_string();

@@ -157,6 +157,9 @@ fn a_pair_of_interfaces_leaves_nothing_behind_and_builds_do_not_meet() {
     let read = |name: &str| std::fs::read_to_string(home.join(name)).expect("the script writes it");
     assert!(read("killed").contains("table inet rbuild") && read("killed").contains("@if"), "{}", read("killed"));
     assert_eq!(read("left"), "1\n");
+    for place in [Path::new("/"), &home] {
+        assert!(!place.join(".nft.history").exists(), "what nft was told is kept nowhere");
+    }
     assert_eq!(outcome.image().file("reached"), None, "{}", outcome.log);
 }
 
@@ -176,11 +179,13 @@ fn the_doctor_says_which_network_steps_would_have() {
     let programs = bed.context("programs", &[("pasta", "#!/bin/sh\necho no tunnels today >&2; exit 1\n")]);
     std::fs::set_permissions(programs.join("pasta"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("ours");
     let build = bed.build(&context);
+    let forwards = ["/usr/bin/unshare", "--net", "/bin/sh", "-c", "echo 1 > /proc/sys/net/ipv4/ip_forward; exec \"$0\" \"$@\""];
     let no_tunnel = FORWARDS_NOTHING.map(|word| word.replace("; exec", "; mount -t tmpfs none /dev/net; exec"));
     let cases = [
         (build.clone(), "each step has its own, by /usr/bin/pasta"),
         (build.clone().env("PATH", "/nonexistent").under(FORWARDS_NOTHING), "there is no pasta on PATH, and this machine forwards no packets"),
-        (build.clone().env("PATH", programs), "pasta: no tunnels today"),
+        (build.clone().env("PATH", "/nonexistent").under(forwards), "each step has its own, by a pair of interfaces and /usr/sbin/nft"),
+        (build.clone().env("PATH", programs).under(FORWARDS_NOTHING), "pasta: no tunnels today"),
         (build.clone().under(no_tunnel), "--device /dev/net/tun"),
     ];
     for (build, words) in cases {

@@ -2,7 +2,7 @@
 //!
 //! What connects them is the first of two that works here: the program `pasta`, which carries connections through ordinary sockets, and, for root, a pair of interfaces
 //! whose packets the kernel forwards ([`veth`]). `pasta` comes first because it needs nothing of the machine, reaches what has IPv6 only, and takes less time to start
-//! (8 ms against 12 and what the kernel's locks cost); the pair carries twice as much in a second, where there is a line that fast.
+//! (7 ms against 12 and waits for the kernel's lock); the pair carries twice as much in a second, where there is a line that fast.
 //!
 //! A step that has ended leaves its namespace to the next one, unless something of it is left there: a connection that the kernel still closes, say. A
 //! sandboxed step cannot change the namespace (that takes CAP_NET_ADMIN), and all its processes are gone, so that the next one finds it as it was. Making one

@@ -99,7 +99,7 @@ impl Veth {
         let namespace = Namespace::new().map_err(|error| fault(format!("no network namespace can be made: {error}")))?;
         let (block, name) = self.make_pair(&namespace, &routes)?;
         let (running, filter) = self.filter(block, &name)?;
-        match self.open(&namespace, block, &name, stopped) {
+        match self.open(&namespace, block, &name, !routes.uplinks.is_empty(), stopped) {
             Ok(()) => Ok((Connected { namespace, way: Way::Veth(running) }, filter)),
             Err(lack) => {
                 drop(running);
@@ -109,8 +109,8 @@ impl Veth {
         }
     }
 
-    /// Sets up the machine's end, and sees whether anything goes through.
-    fn open(&self, namespace: &Namespace, block: Block, name: &str, stopped: &dyn Fn() -> bool) -> Result<(), Lack> {
+    /// Sets up the machine's end, and sees whether anything goes through: into the world, if the machine `has_uplink`.
+    fn open(&self, namespace: &Namespace, block: Block, name: &str, has_uplink: bool, stopped: &dyn Fn() -> bool) -> Result<(), Lack> {
         if stopped() {
             return Err(fault("the build ends".to_owned()));
         }
@@ -121,7 +121,7 @@ impl Veth {
         self.batch(&format!(
             "address add {address}/30 dev {name}\nlink set dev {name} up\nneighbour add {step} lladdr {step_hardware} nud permanent dev {name}\n"
         ))?;
-        namespace.inside(|| try_to_send(block.of_machine())).map_err(|error| fault(error.to_string()))?
+        namespace.inside(|| try_to_send(block.of_machine(), has_uplink)).map_err(|error| fault(error.to_string()))?
     }
 
     /// The machine's routes, if packets are forwarded along them.
@@ -193,6 +193,8 @@ impl Veth {
             let mut command = command(Path::new("/bin/sh"));
             command.args(["-c", KEEP]).args([&self.nft, &self.ip]).arg(name);
             command.stdin(Stdio::piped()).stdout(said.try_clone()?).stderr(said);
+            // Or it keeps what it was told in a file there; without the variable, in the root directory.
+            command.env("HOME", "/dev/null");
             // An interrupt at the terminal ends the steps, and only then their walls.
             command.process_group(0);
             Ok((output, command.spawn()?))
@@ -291,7 +293,7 @@ fn rules(block: Block, name: &str, name_servers: &[Ipv4Addr]) -> String {
                 to_server.clone(),
                 format!("iifname {name} ip daddr 169.254.0.0/16 {refuse}"),
                 format!("iifname {name} fib daddr type local {refuse}"),
-                format!("iifname {name} fib daddr type != unicast drop"),
+                format!("iifname {name} fib daddr type {{ broadcast, anycast, multicast }} drop"),
             ],
         ),
         // What others have translated to an address of this machine.
@@ -322,15 +324,17 @@ fn rules(block: Block, name: &str, name_servers: &[Ipv4Addr]) -> String {
 }
 
 /// Sends packets from where the calling thread is: to the machine, whose refusal says that the rules stand and both ends are up, and into the world. One of these
-/// comes back as refused where it would have been forwarded.
-fn try_to_send(machine: Ipv4Addr) -> Result<(), Lack> {
+/// comes back as refused where it would have been forwarded. A machine that has no uplink has no place to forward it to; its neighbours may be reached all the same.
+fn try_to_send(machine: Ipv4Addr, has_uplink: bool) -> Result<(), Lack> {
     match ask(machine, BETWEEN_LOOKS, PATIENCE) {
         Err(Errno::HOSTUNREACH) => {}
         other => return Err(fault(format!("a new interface does not work: {}", other.err().unwrap_or(Errno::NOMSG)))),
     }
+    if !has_uplink {
+        return Ok(());
+    }
     match ask(NOBODY, BETWEEN_PACKETS, ANSWER_WITHIN) {
-        // The machine itself has no route there: nothing can be said, and nothing more can be reached from it.
-        Err(Errno::NOPROTOOPT | Errno::NETUNREACH) => Ok(()),
+        Err(Errno::NOPROTOOPT) => Ok(()),
         _ => {
             let cause = "another packet filter of this machine (docker's, firewalld's …) forwards nothing of new interfaces";
             Err(refusal(cause, None, "let pass what goes into and out of interfaces `rbuild*`"))
