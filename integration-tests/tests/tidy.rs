@@ -191,10 +191,10 @@ fn every_known_threat_has_tests() {
         for line in text.lines().map(str::trim_start) {
             if line.starts_with("#[test]") || line.starts_with("#[tokio::test") {
                 is_test = true;
-            } else if let Some(name) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn ")) {
-                if std::mem::take(&mut is_test) {
-                    tests.insert(name.split('(').next().unwrap_or_default().to_owned());
-                }
+            } else if let Some(name) = line.strip_prefix("async fn ").or_else(|| line.strip_prefix("fn "))
+                && std::mem::take(&mut is_test)
+            {
+                tests.insert(name.split('(').next().unwrap_or_default().to_owned());
             }
         }
     }

@@ -9,6 +9,9 @@ use integration_tests::{Bed, Build, require};
 /// Has subordinate ids; made by `scripts/install-test-tools.sh`.
 const USER: &str = "rbuild-test";
 
+/// Nobody whom the machine knows: has no subordinate ids.
+const ONE_ID: &str = "54321";
+
 /// The rows of the table of `docs/sandbox.md` whose head begins with `head`, cells without backquotes.
 fn table(head: &str) -> Vec<Vec<String>> {
     let text = std::fs::read_to_string(require::workspace().join("docs/sandbox.md")).expect("docs/sandbox.md");
@@ -25,6 +28,12 @@ fn as_root_and_user(bed: &Bed, files: &[(&str, &str)]) -> [(&'static str, Build)
     [("root", bed.build(&context)), ("user", bed.build(&context).as_user(USER))]
 }
 
+/// The same, and once as a user without a second id.
+fn on_every_rung(bed: &Bed, files: &[(&str, &str)]) -> Vec<(&'static str, Build)> {
+    let one_id = ("one id", bed.build(&bed.context("context", files)).as_user(ONE_ID));
+    as_root_and_user(bed, files).into_iter().chain([one_id]).collect()
+}
+
 fn text(file: Option<Vec<u8>>) -> String {
     String::from_utf8(file.expect("the step wrote it")).expect("text")
 }
@@ -33,7 +42,7 @@ fn text(file: Option<Vec<u8>>) -> String {
 fn e1_2_status_and_descriptors_are_as_documented() {
     let bed = Bed::with_registry();
     let dockerfile = "FROM busybox\nRUN cat /proc/self/status > /status; ls -l /proc/self/fd > /tmp/fds; cut -c1-300 /tmp/fds > /fds; { ulimit -c; ulimit -Hc; } > /core\n";
-    for (who, build) in as_root_and_user(&bed, &[("Dockerfile", dockerfile)]) {
+    for (who, build) in on_every_rung(&bed, &[("Dockerfile", dockerfile)]) {
         let image = build.ok().image();
         let status = text(image.file("status"));
         for row in table("| `/proc/self/status`") {
@@ -54,7 +63,7 @@ fn e1_2_status_and_descriptors_are_as_documented() {
 fn e1_3_mounts_are_as_documented() {
     let bed = Bed::with_registry();
     let dockerfile = "FROM busybox\nRUN cat /proc/self/mountinfo > /mounts\n";
-    for (who, build) in as_root_and_user(&bed, &[("Dockerfile", dockerfile)]) {
+    for (who, build) in on_every_rung(&bed, &[("Dockerfile", dockerfile)]) {
         let mounts = text(build.ok().image().file("mounts"));
         let rows = table("| Place | Kind | Flags |");
         let mut seen = BTreeSet::new();
