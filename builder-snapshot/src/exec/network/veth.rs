@@ -172,7 +172,8 @@ impl Veth {
         let run = || {
             let mut child = command(&self.ip).args(["-batch", "-"]).stdin(Stdio::piped()).spawn()?;
             if let Some(mut stdin) = child.stdin.take() {
-                stdin.write_all(commands.as_bytes())?;
+                // One that does not listen to the end says why, which is more than that it does not.
+                let _ = stdin.write_all(commands.as_bytes());
             }
             child.wait_with_output()
         };
@@ -203,8 +204,11 @@ impl Veth {
         let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
         let pidfd = pid.ok_or(Errno::SRCH).and_then(|pid| rustix::process::pidfd_open(pid, PidfdFlags::empty()));
         let mut input = child.stdin.take();
-        let told = input.as_mut().map_or(Ok(()), |input| input.write_all(rules(block, name, &self.name_servers).as_bytes()));
-        let heard = told.map_err(failed).and_then(|()| self.answer(&mut output, &format!("table inet {name} ")));
+        if let Some(input) = &mut input {
+            // As in `batch`.
+            let _ = input.write_all(rules(block, name, &self.name_servers).as_bytes());
+        }
+        let heard = self.answer(&mut output, &format!("table inet {name} "));
         let pidfd = heard.and_then(|()| pidfd.map_err(|errno| failed(errno.into())));
         match pidfd {
             Ok(pidfd) => Ok((Running { pidfd, _input: input }, Filter { child, output })),
