@@ -76,7 +76,8 @@ fn print_instruction(out: &mut String, instruction: &Instruction, escape: char) 
     if !arguments.is_empty() {
         let _ = write!(out, " {arguments}");
     }
-    if (!is_trigger || instruction.heredocs.is_empty()) && out.ends_with(escape) && !out[..out.len() - escape.len_utf8()].ends_with(escape) {
+    let before_blanks = out.trim_end_matches([' ', '\t']).strip_suffix(escape);
+    if (!is_trigger || instruction.heredocs.is_empty()) && before_blanks.is_some_and(|before| !before.ends_with(escape)) {
         // A blank to the parser, and to the lexer something that keeps the escape from continuing the line.
         out.push('\x0c');
     }

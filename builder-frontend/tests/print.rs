@@ -189,6 +189,7 @@ fn what_has_two_readings_is_printed_as_what_it_was() {
         ("FROM x\nRUN --mount=\"target=/a b \"\n", Some("FROM x\nRUN --mount=target=/a\\ b\" \"\n")),
         ("# escape=`\nFROM x\nRUN --mount=target=`\u{c}\nUSER a\n", None),
         ("FROM x\nENV a\\   b=c\n", Some("FROM x\nENV a\\  b=c\n")),
+        ("FROM x\nARG -- \\ \\ \u{b}\n", Some("FROM x\nARG \\ \u{c}\n")),
         ("FROM x\nRUN a \\\u{b}\n", Some("FROM x\nRUN a \\\u{c}\n")),
         ("\n# escape=`\nFROM x\n", None),
         ("FROM x\nCOPY <<A b <<-B /c/\nA\n\tx\n\tB\n", Some("FROM x\nCOPY <<A b <<-B /c/\nA\n\tx\nB\n")),
