@@ -230,20 +230,20 @@ mod tests {
 
     #[test]
     fn boxlite_ghsa_gcpm_dictionaries_larger_than_the_limit_are_refused_wherever_they_are() {
-        let data: Vec<u8> = (0..300_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
+        let data: Vec<u8> = (0..30_000_u32).flat_map(|n| (n.wrapping_mul(2_654_435_761) >> 7).to_le_bytes()).collect();
         let small = ["--lzma2=dict=64KiB"];
         let forms: [&[&str]; 7] = [
             &[],
             &["-C", "none"],
             &["-C", "crc32"],
             &["-C", "sha256"],
-            &["--block-size=100000"],
-            &["--block-list=1000,300000,7"],
-            &["-T2", "--block-size=200000"],
+            &["--block-size=10000"],
+            &["--block-list=1000,30000,7"],
+            &["-T2", "--block-size=20000"],
         ];
         for form in forms {
             let words = [form, &small].concat();
-            for data in [&data[..], &data[..1], &[], &[0; 500_000]] {
+            for data in [&data[..], &data[..1], &[], &[0; 90_000]] {
                 let packed = xz(data, &words);
                 for piece in [1, 7, 100_000] {
                     passes(&packed, 64 << 10, piece).unwrap_or_else(|error| panic!("{words:?}: {error}"));
