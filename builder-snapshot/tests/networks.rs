@@ -352,7 +352,7 @@ fn probe_forwarding_is_decided_by_the_interface_that_a_packet_comes_in_by() {
 fn probe_rules_with_an_owner_end_with_it() {
     let machine = Machine::new();
     machine.enter();
-    let mut nft = Command::new("nft").arg("-i").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nftables");
+    let mut nft = Command::new("nft").arg("-i").env("HOME", "/dev/null").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("nftables");
     nft.stdin.as_mut().expect("piped").write_all(b"add table inet ours { flags owner; }\nlist tables\n").expect("it listens");
     let mut said = String::new();
     BufReader::new(nft.stdout.as_mut().expect("piped")).read_line(&mut said).expect("it answers");
