@@ -142,24 +142,39 @@ pub(crate) enum Command {
     },
 }
 
+/// Flags that say what a build would be, spelt and meant as those of `build`, for commands that build nothing.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DefinitionArgs {
+    /// The Dockerfile; `-` reads it from standard input [default: CONTEXT/Dockerfile]
+    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
+    pub(crate) file: Option<OsString>,
+    /// The stage that would be built [default: the last]
+    #[arg(long, value_name = "STAGE")]
+    pub(crate) target: Option<String>,
+    /// Platforms that would be built for [default: this machine's]
+    #[arg(long, value_name = "OS/ARCH")]
+    pub(crate) platform: Vec<String>,
+    /// Value of an ARG; it may decide which stage or image ${NAME} is
+    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
+    pub(crate) build_arg: Vec<String>,
+}
+
+impl DefinitionArgs {
+    /// That build.
+    pub(crate) fn build(self) -> BuildArgs {
+        let Self { file, target, platform, build_arg } = self;
+        BuildArgs { file, target, platform, build_arg, ..BuildArgs::default() }
+    }
+}
+
 /// Flags of `convert`, spelt and meant as those of `build`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ConvertArgs {
     /// Where the Dockerfile and what it includes are, as for a build
     #[arg(value_name = "CONTEXT", default_value = ".")]
     pub(crate) context: OsString,
-    /// The Dockerfile; `-` reads it from standard input [default: CONTEXT/Dockerfile]
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub(crate) file: Option<OsString>,
-    /// The stage that will be built [default: the last]; in stages that it does not need, what cannot be converted is only a warning
-    #[arg(long, value_name = "STAGE")]
-    pub(crate) target: Option<String>,
-    /// Platforms that will be built for [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH")]
-    pub(crate) platform: Vec<String>,
-    /// Value of an ARG; it decides which stage or image ${NAME} is
-    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
-    pub(crate) build_arg: Vec<String>,
+    #[command(flatten)]
+    pub(crate) definition: DefinitionArgs,
     /// Write to a file in place of standard output
     #[arg(short, long, value_name = "FILE")]
     pub(crate) output: Option<OsString>,
@@ -170,12 +185,8 @@ impl ConvertArgs {
     pub(crate) fn build(&self) -> BuildArgs {
         BuildArgs {
             context: Some(self.context.clone()),
-            file: self.file.clone(),
-            target: self.target.clone(),
-            platform: self.platform.clone(),
-            build_arg: self.build_arg.clone(),
             convert: self.output.clone().map_or(Convert::ToStdout, Convert::ToFile),
-            ..BuildArgs::default()
+            ..self.definition.clone().build()
         }
     }
 }
@@ -204,18 +215,8 @@ pub(crate) struct ContextArgs {
     /// For people or for programs
     #[arg(long, value_enum, default_value = "text", value_name = "text|json", hide_possible_values = true)]
     pub(crate) format: AnswerFormat,
-    /// The Dockerfile, as in build
-    #[arg(short, long, value_name = "FILE", allow_hyphen_values = true)]
-    pub(crate) file: Option<OsString>,
-    /// The stage that would be built [default: the last]
-    #[arg(long, value_name = "STAGE")]
-    pub(crate) target: Option<String>,
-    /// Platforms that would be built for [default: this machine's]
-    #[arg(long, value_name = "OS/ARCH")]
-    pub(crate) platform: Vec<String>,
-    /// Value of an ARG, as in build
-    #[arg(long, value_name = "NAME[=VALUE]", allow_hyphen_values = true)]
-    pub(crate) build_arg: Vec<String>,
+    #[command(flatten)]
+    pub(crate) definition: DefinitionArgs,
     /// A further context, as in build
     #[arg(long, value_name = "NAME=VALUE")]
     pub(crate) build_context: Vec<String>,

@@ -9,6 +9,7 @@
 //! - A wrong command line is refused before a store is opened.
 //! - No thread is started before the command is known: entering a user namespace must come first.
 
+mod answer;
 mod args;
 mod base64;
 mod commands;
@@ -25,6 +26,7 @@ mod stdin_context;
 
 use std::io::Write as _;
 
+use crate::answer::{answer, is_read};
 use anyhow::Context as _;
 use clap::Parser as _;
 use clap::error::ErrorKind;
@@ -73,7 +75,7 @@ fn run() -> ExitCode {
     };
     let line = match CommandLine::try_parse_from(args::with_command(std::env::args_os())) {
         Ok(line) => line,
-        Err(error) => return explain(&error),
+        Err(error) => return explain(&error, &Palette::of(&environment)),
     };
     if line.global.debug {
         let filter = tracing_subscriber::EnvFilter::new(environment.get("RUST_LOG").unwrap_or("debug"));
@@ -90,11 +92,7 @@ fn run() -> ExitCode {
         }
         Command::Doctor(args) => commands::doctor::run(&line.global, args, &environment),
         Command::Debug { filter } => commands::debug::run(*filter, &environment),
-        Command::Version => {
-            // A reader that has gone away has what it wanted.
-            let _ = writeln!(std::io::stdout(), "rbuild {}", env!("CARGO_PKG_VERSION"));
-            Ok(ExitCode::Success)
-        }
+        Command::Version => answer(concat!("rbuild ", env!("CARGO_PKG_VERSION"), "\n")).map(|()| ExitCode::Success),
     };
     outcome.unwrap_or_else(|error| refuse(&error, &Palette::of(&environment)))
 }
@@ -105,11 +103,12 @@ fn refuse(error: &anyhow::Error, palette: &Palette) -> ExitCode {
 }
 
 /// What clap has to say: help on standard output, a wrong command line as an error of ours.
-fn explain(error: &clap::Error) -> ExitCode {
+fn explain(error: &clap::Error, palette: &Palette) -> ExitCode {
     if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
-        // A reader that has gone away (`rbuild --help | head`) has what it wanted.
-        let _ = error.print();
-        return ExitCode::Success;
+        return match is_read(error.print()) {
+            Ok(_) => ExitCode::Success,
+            Err(error) => refuse(&error, palette),
+        };
     }
     let text = error.render().to_string();
     // Called without a word it explains itself; everything else that clap refuses is an error of usage.

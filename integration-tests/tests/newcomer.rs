@@ -95,3 +95,35 @@ fn much_output_takes_little_memory_and_is_kept_whole() {
         fs::read_dir(bed.state().join("v1/logs")).expect("logs").map(|log| log.expect("a log").metadata().expect("ours").len()).collect();
     assert_eq!(logs, [BYTES as u64], "the whole log is on disk");
 }
+
+/// A result that is not there, with a status that says it is, misleads scripts; a reader that has read enough does not.
+#[test]
+fn c6_3_a_result_that_cannot_be_written_is_a_failure() {
+    let bed = Bed::with_registry();
+    let context = bed.context("context", &[("Dockerfile", "FROM busybox\n")]);
+    let commands: [&[&str]; 8] = [
+        &["version"],
+        &["--help"],
+        &["doctor", "--format", "json"],
+        &["build", "-q", "."],
+        &["build", "--check", "."],
+        &["convert", "."],
+        &["context", "."],
+        &["debug", "ast"],
+    ];
+    for words in commands {
+        let run = |stdout: Stdio| {
+            let mut rbuild = Command::new(require::rbuild());
+            rbuild.args(words).current_dir(&context).env("RBUILD_ROOT", bed.state()).env("RBUILD_CONFIG", bed.path("rbuild.toml"));
+            let output = rbuild.stdin(fs::File::open(context.join("Dockerfile")).expect("ours")).stdout(stdout).output().expect("rbuild starts");
+            (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+        };
+        let (code, log) = run(fs::OpenOptions::new().write(true).open("/dev/full").expect("a device").into());
+        // 102: there is no room.
+        assert!(code == Some(102) && log.contains("cannot write to standard output"), "{words:?}: {code:?} {log}");
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let (code, log) = run(writer.into());
+        assert_eq!(code, Some(0), "{words:?}: {log}");
+    }
+}

@@ -18,6 +18,7 @@ use builder_snapshot::user_namespace::{Entered, Ids, Isolation};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::call;
+use crate::answer::answer;
 use crate::args::{BuildArgs, GlobalArgs};
 use crate::credentials::DockerCredentials;
 use crate::environment::Environment;
@@ -181,8 +182,7 @@ async fn build(plan: BuildPlan, builder: &Builder, interrupts: &Interrupts, voic
         write_small_file(path, (text + "\n").as_bytes()).map_err(|error| anyhow!("--metadata-file: {error}"))?;
     }
     if let (true, Some(id)) = (quiet, id) {
-        // A reader that has gone away does not undo the build.
-        let _ = writeln!(std::io::stdout(), "{id}");
+        answer(&format!("{id}\n"))?;
     }
     Ok(ExitCode::Success)
 }

@@ -1,7 +1,6 @@
 //! `--check`, `--call=outline`, `--call=targets`, `rbuild convert`: answers about a Dockerfile, nothing is built.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -56,8 +55,7 @@ fn say_answer(answer: &Answer, file: Option<&Path>, voice: Voice<'_>) -> Result<
     if let Some(file) = file {
         write_small_file(file, answer.text.as_bytes()).map_err(|error| anyhow!("--output: {error}"))?;
     } else if voice.machine.is_none_or(|machine| !machine.is_on_stdout()) {
-        // A reader that has gone away has what it wanted.
-        let _ = std::io::stdout().write_all(answer.text.as_bytes());
+        crate::answer::answer(&answer.text)?;
     }
     voice.machine.map(|machine| machine.write(&Findings::of(&answer.findings, answer.code))).transpose()?;
     Ok(answer.code)

@@ -13,6 +13,7 @@ use builder_frontend::source::SourceFile;
 use serde_json::{Value, json};
 
 use super::build::say;
+use crate::answer::{answer, is_read};
 use crate::args::DebugFilter;
 use crate::environment::Environment;
 use crate::exit_code::ExitCode;
@@ -38,8 +39,7 @@ fn ast(palette: &Palette) -> Result<ExitCode> {
     let source = SourceFile::new("Dockerfile", String::from_utf8(text).context("standard input is not UTF-8")?);
     match dump::dump(&source) {
         Ok(text) => {
-            // A reader that has gone away has what it wanted.
-            let _ = std::io::stdout().write_all(text.as_bytes());
+            answer(&text)?;
             Ok(ExitCode::Success)
         }
         Err(problems) => {
@@ -64,12 +64,11 @@ fn lines(answer: impl Fn(&Value) -> Result<Value>) -> Result<ExitCode> {
         }
         let question = serde_json::from_slice(&line).context("the line is no JSON object");
         let answer = question.and_then(|question| answer(&question)).unwrap_or_else(|error| json!({"error": format!("{error:#}")}));
-        if writeln!(output, "{answer}").is_err() {
-            break;
+        if !is_read(writeln!(output, "{answer}"))? {
+            return Ok(ExitCode::Success);
         }
     }
-    // Nobody is left to tell.
-    let _ = output.flush();
+    is_read(output.flush())?;
     Ok(ExitCode::Success)
 }
 

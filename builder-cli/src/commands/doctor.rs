@@ -1,13 +1,13 @@
 //! `rbuild doctor`: what this machine lets builds do, and what to do about the rest.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
 
 use anyhow::{Context as _, Result};
 use builder_core::content::Store;
 use builder_snapshot::diagnosis;
 use builder_snapshot::doctor::{self, Builds, Finding, Question, Report, Status};
 
+use crate::answer::answer;
 use crate::args::{AnswerFormat, DoctorArgs, GlobalArgs};
 use crate::config;
 use crate::environment::Environment;
@@ -19,7 +19,8 @@ use crate::render::clean_lines;
 pub(crate) fn run(global: &GlobalArgs, args: &DoctorArgs, environment: &Environment) -> Result<ExitCode> {
     if args.apparmor_profile {
         let program = std::env::current_exe().context("cannot tell where this program is")?;
-        return Ok(print(&diagnosis::apparmor_profile(&program), ExitCode::Success));
+        answer(&diagnosis::apparmor_profile(&program))?;
+        return Ok(ExitCode::Success);
     }
     let store = config::store_root(global, environment)?;
     let question = Question { enter: super::namespace_options(environment), ids_file: Some(Store::ids_file(&store)), store };
@@ -29,13 +30,8 @@ pub(crate) fn run(global: &GlobalArgs, args: &DoctorArgs, environment: &Environm
         AnswerFormat::Json => format!("{:#}\n", json(&report)),
     };
     // A script that asks wants to know whether RUN works.
-    Ok(print(&text, if report.builds == Builds::All { ExitCode::Success } else { ExitCode::Machine }))
-}
-
-fn print(text: &str, code: ExitCode) -> ExitCode {
-    // A reader that has gone away has what it wanted.
-    let _ = std::io::stdout().write_all(text.as_bytes());
-    code
+    answer(&text)?;
+    Ok(if report.builds == Builds::All { ExitCode::Success } else { ExitCode::Machine })
 }
 
 fn text(report: &Report, palette: &Palette) -> String {

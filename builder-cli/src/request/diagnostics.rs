@@ -1,10 +1,10 @@
 //! `--diagnostics`: in which form problems are written for programs, and where.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+use crate::answer::answer;
 use crate::environment::Environment;
 use crate::render::machine::{Findings, Format};
 
@@ -47,11 +47,7 @@ impl MachineOutput {
         let text = findings.render(self.format);
         match &self.dest {
             Some(path) => std::fs::write(path, text).with_context(|| format!("cannot write --diagnostics to {}", path.display())),
-            None => {
-                // A reader that has gone away has what it wanted.
-                let _ = std::io::stdout().write_all(text.as_bytes());
-                Ok(())
-            }
+            None => answer(&text),
         }
     }
 }

@@ -9,7 +9,6 @@
 mod report;
 mod show;
 
-use std::io::Write as _;
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
@@ -22,6 +21,7 @@ use builder_snapshot::user_namespace::Entered;
 
 use self::report::{Question, report};
 use super::build::{Voice, builder_config, request, runtime, say};
+use crate::answer::answer;
 use crate::args::{AnswerFormat, BuildArgs, ContextArgs, GlobalArgs};
 use crate::environment::Environment;
 use crate::exit_code::ExitCode;
@@ -35,9 +35,9 @@ use crate::signals::Interrupts;
 pub(crate) fn run(global: &GlobalArgs, args: &ContextArgs, environment: &Environment, entered: Entered) -> Result<ExitCode> {
     let palette = Palette::of(environment);
     let environment = &environment.with_outside(entered.outside);
-    let ContextArgs { context, file, target, platform, build_arg, build_context, why, format } = args.clone();
+    let ContextArgs { context, definition, build_context, why, format } = args.clone();
     ensure!(context.as_deref().is_none_or(|context| context != "-"), "rbuild context tells about directories; unpack the archive first");
-    let build = BuildArgs { context, file, target, platform, build_arg, build_context, ..BuildArgs::default() };
+    let build = BuildArgs { context, build_context, ..definition.build() };
     let plan = request::plan(&build, environment, &mut std::io::stdin().lock())?;
     ensure!(
         matches!(plan.options.context, NamedContext::Local { .. }),
@@ -69,8 +69,7 @@ pub(crate) fn run(global: &GlobalArgs, args: &ContextArgs, environment: &Environ
         AnswerFormat::Text => show::text(&report),
         AnswerFormat::Json => format!("{:#}\n", show::json(&report)),
     };
-    // A reader that has gone away has what it wanted.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    answer(&text)?;
     for missing in report.contexts.iter().flat_map(|context| &context.missing) {
         say(&format!("{} {}\n", Palette::paint(&palette.error, "ERROR:"), render::clean_lines(&show::missing(missing))));
     }
