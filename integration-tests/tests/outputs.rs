@@ -31,6 +31,23 @@ fn d4_an_oci_directory_holds_what_the_tar_holds() {
 }
 
 #[test]
+fn d4_a_layout_whose_index_is_none_is_left_as_it_is() {
+    let (bed, context) = bed();
+    let dir = bed.path("layout");
+    std::fs::create_dir(&dir).expect("ours");
+    let export = || bed.build(&context).args(["-t", "app", "-o", &format!("type=oci,tar=false,dest={}", dir.display())]).no_output().run();
+    for text in ["{\"schemaVersion\":2,\"manifests\":[", "not an index", ""] {
+        std::fs::write(dir.join("index.json"), text).expect("ours");
+        let outcome = export();
+        assert_eq!(outcome.code, Some(1), "{text:?}: {}", outcome.log);
+        assert!(outcome.log.contains("index.json") && outcome.log.contains("remove it, or name another directory"), "{}", outcome.log);
+        assert_eq!(std::fs::read_to_string(dir.join("index.json")).expect("there"), text);
+    }
+    std::fs::remove_file(dir.join("index.json")).expect("there");
+    assert_eq!(export().code, Some(0));
+}
+
+#[test]
 fn d5_local_and_tar_give_the_root_file_system() {
     let (bed, context) = bed();
     let dir = bed.path("root");

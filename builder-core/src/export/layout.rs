@@ -117,24 +117,36 @@ pub(super) fn write_directory(
     let file = path.join("oci-layout");
     write_file(&file, stop, |out| out.write_all(LAYOUT_VERSION).map_err(ExportError::io("write", &file)))?;
     let file = path.join("index.json");
-    let index = index_json(merged(&file, entries));
+    let index = index_json(merged(&file, entries)?);
     write_file(&file, stop, |out| out.write_all(&index).map_err(ExportError::io("write", &file)))
 }
 
 /// What a layout lists already, without what the new entries replace.
-fn merged(index: &Path, new: Vec<Descriptor>) -> Vec<Descriptor> {
-    let limits = DocumentLimits::default();
-    let read = || {
-        let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut io::Read::take(File::open(index).ok()?, limits.manifest_bytes), &mut bytes).ok()?;
-        match Document::parse(&bytes, None, &limits).ok()? {
-            Document::Index(index) => Some(index.manifests),
-            Document::Manifest(_) => None,
-        }
-    };
+///
+/// # Errors
+/// There is an index that is none, or that can't be read: what it lists would be lost.
+fn merged(index: &Path, new: Vec<Descriptor>) -> Result<Vec<Descriptor>, ExportError> {
+    let mut all = listed(index)?;
     let name = |entry: &Descriptor| (entry.annotations.get(IMAGE_NAME).cloned(), entry.annotations.get(REF_NAME).cloned());
-    let mut all = read().unwrap_or_default();
     all.retain(|old| new.iter().all(|new| name(new) != name(old)));
     all.extend(new);
-    all
+    Ok(all)
+}
+
+fn listed(index: &Path) -> Result<Vec<Descriptor>, ExportError> {
+    let limits = DocumentLimits::default();
+    let mut bytes = Vec::new();
+    match File::open(index) {
+        Ok(file) => io::Read::read_to_end(&mut io::Read::take(file, limits.manifest_bytes), &mut bytes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+    .map_err(ExportError::io("read", index))?;
+    let what = match Document::parse(&bytes, None, &limits) {
+        Ok(Document::Index(index)) => return Ok(index.manifests),
+        Ok(Document::Manifest(_)) => "it is a manifest".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    let reason = format!("what is there is no index of a layout ({what}), and what it lists would be lost; remove it, or name another directory");
+    Err(ExportError::InTheWay { path: index.to_owned(), reason })
 }
