@@ -14,6 +14,9 @@ pub struct Registry {
     log: Arc<Mutex<Vec<String>>>,
 }
 
+/// It ends when its input does: with this value, or with the test's process, whose statics are never dropped and which may be killed.
+const WHILE_THE_TEST_LIVES: &str = "\"$0\" serve \"$1\" </dev/null & server=$!; exec 2>/dev/null; cat >/dev/null; kill -9 $server; wait $server";
+
 impl Registry {
     /// Starts one that keeps its data below `dir`.
     ///
@@ -65,10 +68,11 @@ impl Registry {
             dir.join("data").display()
         );
         std::fs::write(&config, text).expect("registry's configuration");
-        let mut child = Command::new(require::tool("docker-registry", "docker-registry"))
-            .arg("serve")
+        let mut child = Command::new("/bin/sh")
+            .args(["-c", WHILE_THE_TEST_LIVES])
+            .arg(require::tool("docker-registry", "docker-registry"))
             .arg(&config)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -140,8 +144,7 @@ impl Registry {
 
 impl Drop for Registry {
     fn drop(&mut self) {
-        // Nothing is left to do when it has already gone.
-        let _ = self.child.kill();
+        // Its input ends first. Nothing is left to do when it has already gone.
         let _ = self.child.wait();
     }
 }

@@ -52,11 +52,16 @@ struct Case {
 
 impl Case {
     fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut RegistryConfig)) -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Arc::new(Store::open(dir.path()).expect("a store"));
         let mut config = RegistryConfig::default();
         config.retry.attempts = 2;
         config.retry.first_wait = Duration::from_millis(1);
+        change(&mut config);
         Self { sources: HttpSources::new(config, Arc::clone(&store)), store, _dir: dir }
     }
 
@@ -141,4 +146,25 @@ fn a9_15_secrets_open_their_host_only() {
     let head = |server: &Server| server.heads.lock().expect("the heads").concat().to_lowercase();
     assert!(head(&server).contains("authorization: bearer token\r\n"), "{}", head(&server));
     assert!(!head(&elsewhere).contains("authorization"), "{}", head(&elsewhere));
+}
+
+/// Its bytes come often enough for every one of them to be awaited, for days on end.
+#[test]
+fn a9_15_a_server_that_drips_is_given_up() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}/drip", listener.local_addr().expect("an address"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let Ok(mut stream) = stream else { return };
+            let mut lines = BufReader::new(stream.try_clone().expect("a stream")).lines().map_while(Result::ok);
+            while lines.next().is_some_and(|line| !line.is_empty()) {}
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+            while stream.write_all(b"x").is_ok() {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+        }
+    });
+    let case = Case::with(|config| config.retry.idle_timeout = Duration::from_millis(300));
+    let error = case.fetch(&address, None, &BTreeMap::new()).expect_err("given up").to_string();
+    assert!(error.contains("/drip") && error.contains("too slowly"), "{error}");
 }
