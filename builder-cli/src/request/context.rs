@@ -87,18 +87,18 @@ pub(crate) fn find(context: &OsStr, file: Option<&OsStr>, named: &[String], envi
     }
     let stdin_text = if from_stdin { Some(text_of(&mut *stdin, "standard input")?) } else { None };
     if let Some(remote) = context.to_str().and_then(remote) {
-        let dockerfile = match stdin_text {
-            Some(text) => DockerfileSource::Text { name: DOCKERFILE.into(), text },
-            None if web.is_some() => DockerfileSource::Web { url: web.unwrap_or_default().to_owned() },
-            None => DockerfileSource::InContext { path: file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned()) },
+        let dockerfile = match (stdin_text, web) {
+            (Some(text), _) => DockerfileSource::Text { name: DOCKERFILE.into(), text },
+            (None, Some(url)) => DockerfileSource::Web { url: url.to_owned() },
+            (None, None) => DockerfileSource::InContext { path: file.map_or(DOCKERFILE.into(), |file| file.to_string_lossy().into_owned()) },
         };
         return Ok(Inputs { context: remote, dockerfile, includes: root_of_context(), named, locals, ignores, archive: None });
     }
     let directory = directory(context, environment)?;
-    let (dockerfile, beside) = match stdin_text {
-        None if web.is_some() => (DockerfileSource::Web { url: web.unwrap_or_default().to_owned() }, None),
-        Some(text) => (DockerfileSource::Text { name: DOCKERFILE.into(), text }, None),
-        None => local_dockerfile(file, &directory, environment)?,
+    let (dockerfile, beside) = match (stdin_text, web) {
+        (Some(text), _) => (DockerfileSource::Text { name: DOCKERFILE.into(), text }, None),
+        (None, Some(url)) => (DockerfileSource::Web { url: url.to_owned() }, None),
+        (None, None) => local_dockerfile(file, &directory, environment)?,
     };
     let includes = beside.as_deref().map_or_else(root_of_context, |path| include_root(path, &directory, &mut locals));
     let ignore = ignore_file(beside.as_deref(), &directory)?;

@@ -309,6 +309,14 @@ pub struct CopyAction {
     pub reset_owner: bool,
 }
 
+impl CopyAction {
+    /// A copy without flags: everything as it is.
+    #[must_use]
+    pub fn plain(input: usize, sources: Vec<String>, dest: Dest) -> Self {
+        Self { input, sources, dest, owner: None, chmod: None, parents: false, excludes: Vec::new(), unpack: false, reset_owner: false }
+    }
+}
+
 /// A destination.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Dest {

@@ -174,17 +174,8 @@ impl Compiler<'_> {
             return Some((inputs.len() - 1, TreePath::clipped(source.as_bytes()).ok()?));
         };
         // Of a directory on this machine only what is mounted is read: the part becomes a tree of its own.
-        let copy = FileAction::Copy(CopyAction {
-            input: 0,
-            sources: vec![source.clone()],
-            dest: Dest { path: format!("/{SELECTED}"), is_dir: false },
-            owner: None,
-            chmod: None,
-            parents: false,
-            excludes: Vec::new(),
-            unpack: false,
-            reset_owner: true,
-        });
+        let dest = Dest { path: format!("/{SELECTED}"), is_dir: false };
+        let copy = FileAction::Copy(CopyAction { reset_owner: true, ..CopyAction::plain(0, vec![source.clone()], dest) });
         let shown = format!("[internal] /{source} of {}", name.as_ref().map_or_else(|| "build context".to_owned(), |name| format!("context {name}")));
         let meta = self.meta(shown, step.place(), false);
         inputs.push(self.graph.add(Op::File(FileOp { base: false, actions: vec![copy] }), vec![vertex], meta));

@@ -365,18 +365,10 @@ impl Compiler<'_> {
 
 /// Input 0, whole.
 fn copy_everything(unpack: bool, reset_owner: bool) -> FileAction {
-    FileAction::Copy(CopyAction {
-        input: 0,
-        // A download is one file, known as an archive only when it is named itself.
-        sources: vec![if unpack { "*".to_owned() } else { String::new() }],
-        dest: Dest { path: "/".to_owned(), is_dir: true },
-        owner: None,
-        chmod: None,
-        parents: false,
-        excludes: Vec::new(),
-        unpack,
-        reset_owner,
-    })
+    // A download is one file, known as an archive only when it is named itself.
+    let source = if unpack { "*" } else { "" };
+    let dest = Dest { path: "/".to_owned(), is_dir: true };
+    FileAction::Copy(CopyAction { unpack, reset_owner, ..CopyAction::plain(0, vec![source.to_owned()], dest) })
 }
 
 fn named(image: &ImageSource) -> String {

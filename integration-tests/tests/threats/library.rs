@@ -37,17 +37,7 @@ impl Frontend for Fault {
         let made = match self {
             Self::Panics => panic!("on purpose"),
             Self::Input(input) => {
-                let copy = CopyAction {
-                    input: *input,
-                    sources: vec!["f".into()],
-                    dest,
-                    owner: None,
-                    chmod: None,
-                    parents: false,
-                    excludes: Vec::new(),
-                    unpack: false,
-                    reset_owner: false,
-                };
+                let copy = CopyAction::plain(*input, vec!["f".into()], dest);
                 add(&mut graph, false, vec![FileAction::Copy(copy)])
             }
             Self::Base => add(&mut graph, true, vec![file("f")]),

@@ -64,17 +64,9 @@ fn app() -> StackTree {
 
 fn action(flags: &str, sources: &[&str]) -> CopyAction {
     let excludes = flags.split(' ').filter_map(|flag| flag.strip_prefix("--exclude=")).map(str::to_owned).collect();
-    CopyAction {
-        input: 0,
-        sources: sources.iter().map(|s| (*s).to_owned()).collect(),
-        dest: Dest { path: "/x".to_owned(), is_dir: true },
-        owner: None,
-        chmod: None,
-        parents: flags.contains("--parents"),
-        excludes,
-        unpack: false,
-        reset_owner: false,
-    }
+    let sources = sources.iter().map(|s| (*s).to_owned()).collect();
+    let dest = Dest { path: "/x".to_owned(), is_dir: true };
+    CopyAction { parents: flags.contains("--parents"), excludes, ..CopyAction::plain(0, sources, dest) }
 }
 
 fn items(selection: &Selection<'_>, found: &Match) -> Vec<Item> {

@@ -83,17 +83,7 @@ fn add(tree: &LocalTree, action: &CopyAction, reader: VertexId, selected: &mut B
 pub fn selects(context: &LocalContext, source: &str) -> Result<Selected, StepError> {
     let finds = |context: &LocalContext| {
         let tree = LocalTree::open_to_look(context)?;
-        let action = CopyAction {
-            input: 0,
-            sources: vec![source.to_owned()],
-            dest: Dest { path: "/".to_owned(), is_dir: true },
-            owner: None,
-            chmod: None,
-            parents: false,
-            excludes: Vec::new(),
-            unpack: false,
-            reset_owner: false,
-        };
+        let action = CopyAction::plain(0, vec![source.to_owned()], Dest { path: "/".to_owned(), is_dir: true });
         match select::select(&tree, &action) {
             Ok(selection) => Ok(selection.sources.iter().flatten().next().map(|found| found.root.path.clone())),
             Err(StepError::MissingSource(_)) => Ok(None),
